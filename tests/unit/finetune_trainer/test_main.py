@@ -270,3 +270,10 @@ def test_a_fetch_that_fails_ends_well_because_the_trainer_downloads_the_model_it
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "the trainer downloads it itself" in said(log).message
+
+
+def test_without_room_for_the_message_the_exit_code_still_tells_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", "/dev/full")
+    assert command.main(["preflight", str(tmp_path / "none.json")]) == FAILURES[FailureReason.SPEC_INVALID].exit_code

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from threading import Event, Thread, current_thread
 from time import thread_time
 
+from finetune_trainer.pod.failure import Cancelled
 from finetune_trainer.pod.heartbeat import beat
 
 LAST_UPLOAD_SECONDS = 10.0
@@ -11,14 +12,12 @@ LAST_UPLOAD_SECONDS = 10.0
 after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The work is no longer needed."""
-
-
 class Background:
     """Runs one piece of work at a time. The thread does not keep the process alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "checkpoint") -> None:
+        """`name`: that of the thread."""
+        self._name = name
         self._thread: Thread | None = None
         self._cancelled = Event()
         self._cpu: dict[Thread, float] = {}
@@ -48,7 +47,7 @@ class Background:
                 self.cpu_seconds += sum(self._cpu.values())
                 self._cpu = {}
 
-        self._thread = Thread(target=run, name="checkpoint", daemon=True)
+        self._thread = Thread(target=run, name=self._name, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:

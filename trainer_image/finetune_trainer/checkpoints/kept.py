@@ -14,8 +14,10 @@ from typing import Any
 from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.heartbeat import quiet_work
 from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.rank import own_pod
+from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 KEPT = "kept"
@@ -159,8 +161,10 @@ class KeptResults:
             except TrainerFailure as failure:
                 failed.append(failure)
 
-        background.start(write)
-        if not background.wait(seconds):
+        with quiet_work(PATIENCE_SECONDS):  # of the requests, which are in the other thread
+            background.start(write)
+            ended = background.wait(seconds)
+        if not ended:
             background.cancel(0)
             self._lose(name, "the storage did not answer before the pod had to end.")
             return False

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from finetune_trainer.checkpoints.folder import Manifest, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
+from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 CHECKPOINTS = "checkpoints"
@@ -133,7 +134,7 @@ class CheckpointStore:
         is then complete."""
         assert self._turn.number, "begin was not called"
         best_name = self.best_name(best)
-        if best is not None and best_name is not None and not self._is_young(best.step):
+        if best is not None and best_name is not None and not self._is_stored(best.step):
             write_folder(self._storage, join(self._uri, best_name), {BEST: best.path}, self._facts, advance)
             self._best[best.step] = self._clock()
         name = self._named("step", step)
@@ -154,8 +155,10 @@ class CheckpointStore:
 
         `best_named`: reads from state.json the name of the best weights' folder; raises ValueError if it cannot read
         the file. `misfit`: gets the path of state.safetensors and the content of state.json; returns why this run
-        cannot go on from them, or None. Raises TrainerFailure if the storage does not answer."""
+        cannot go on from them, or None. Prints how many folders have names of another format. Raises TrainerFailure if
+        the storage does not answer."""
         skipped: dict[str, str] = {}
+        self._tell_other_formats()
         # Listed again each time: another pod may have deleted this one after it has written a newer one.
         while name := next((name for name in self._newest_first() if name not in skipped), None):
             found = self._read(name, into, best_named, misfit)
@@ -221,12 +224,25 @@ class CheckpointStore:
         return f"{kind}-{step:08}-{self._turn.attempt}.{self._turn.number}-{self._pod}"
 
     def _folders(self) -> list[_Folder]:
-        names = {path.partition("/")[0] for path in self._storage.list_folder(self._uri)}
-        return [_folder(name) for name in sorted(names) if _FOLDER.fullmatch(name)]
+        return [_folder(name) for name in self._names() if _FOLDER.fullmatch(name)]
 
-    def _is_young(self, step: int) -> bool:
-        """Whether this pod has written the best weights of this step not long ago."""
-        return step in self._best and self._clock() - self._best[step] < RENEWED_SECONDS
+    def _names(self) -> list[str]:
+        """Returns the names of all folders."""
+        return sorted({path.partition("/")[0] for path in self._storage.list_folder(self._uri) if "/" in path})
+
+    def _tell_other_formats(self) -> None:
+        if others := [name for name in self._names() if not _FOLDER.fullmatch(name)]:
+            said = "1 folder has" if len(others) == 1 else f"{len(others):,} folders have"
+            print(
+                f"{said} a name of another format in {self._uri}, for example {others[0]}, as another version of the "
+                "trainer writes them. They are not used as checkpoints, and not deleted.",
+                flush=True,
+            )
+
+    def _is_stored(self, step: int) -> bool:
+        """Whether this pod has written the best weights of this step, and need not write them again now. After SIGTERM
+        there may only be time for the last step."""
+        return step in self._best and (stop_requested() or self._clock() - self._best[step] < RENEWED_SECONDS)
 
     def _require_last(self, turns: Iterable[Turn]) -> None:
         """Raises Superseded if one of `turns` is that of a later pod. Before `begin`: of a later attempt."""

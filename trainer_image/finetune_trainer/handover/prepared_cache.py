@@ -8,20 +8,19 @@ complete set of files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
 from finetune_api.bundle import Bundle
+from finetune_trainer.handover.renewed import is_young
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.local_files import sha256_of
 
 MANIFEST = "manifest.json"
-RENEWED_AFTER = timedelta(days=1)
-"""Age at which rows are written again when a job takes them over. A lifecycle rule then counts from that day."""
 LOCAL = "local"
 """Namespace and name of a job outside Kubernetes."""
 
@@ -60,8 +59,8 @@ class CachedRows:
 
     @property
     def young(self) -> bool:
-        """Whether no lifecycle rule can delete them soon: a rule counts whole days."""
-        return self.written is not None and datetime.now(UTC) - self.written < RENEWED_AFTER
+        """Whether no lifecycle rule can delete them soon."""
+        return self.written is not None and is_young(self.written, datetime.now(UTC))
 
     def below(self, folder: str) -> "CachedRows":
         """Returns the files of one subfolder, by their paths in it."""

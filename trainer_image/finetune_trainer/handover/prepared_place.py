@@ -10,22 +10,24 @@ training has begun, changes nothing."""
 import json
 import traceback
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.handover.renewed import is_young
+from finetune_trainer.pod.failure import Cancelled, TrainerFailure
+from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.rank import own_pod
+from finetune_trainer.storage.documents import read_document
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 PREPARED, MANIFEST, USED = "prepared", "manifest.json", "used"
 VERSION = 1
 """Format of the prepared data. Another image reads only its own."""
-RENEWED_AFTER = timedelta(days=1)
-"""Age at which prepared data is written again. A lifecycle rule of the bucket counts whole days from then on."""
 
 
 def work_prefix(bundle: Bundle) -> str:
@@ -56,7 +58,7 @@ def used_manifest(storage: JobStorage, bundle: Bundle) -> dict[str, Any]:
         if not storage.exists(place_of(bundle, MANIFEST)):
             raise gone(bundle, place_of(bundle))
         storage.write_bytes(used, storage.read_bytes(place_of(bundle, MANIFEST)), if_absent=True)
-    manifest = json.loads(storage.read_bytes(used))
+    manifest = read_document(storage, used, json.loads)  # another pod of the attempt may be writing it
     if not isinstance(manifest, dict):
         raise ValueError("the manifest is no object")
     if (version := manifest.get("version")) != VERSION:
@@ -94,13 +96,19 @@ class Renewal:
         self._manifest = used_manifest(storage, bundle)
         self._written = datetime.fromisoformat(self._manifest["written"])
 
-    def if_due(self) -> None:
-        """Writes the data again if it is a day old. A failure is told, and tried again after another day."""
-        if (now := self._clock()) - self._written < RENEWED_AFTER:
+    def if_due(self, advance: Callable[[int], None] = lambda size: None) -> None:
+        """Writes the data again if it is a day old. A failure is told, and tried again after another day.
+
+        `advance`: gets the number of bytes sent, from any thread, and is called before each file. If it raises
+        Cancelled, the writing ends with it."""
+        now = self._clock()
+        if is_young(self._written, now):
             return
         self._written = now
         try:
-            self._write(now)
+            self._write(now, advance)
+        except Cancelled:
+            raise
         except Exception as error:
             traceback.print_exception(error)
             print(
@@ -109,16 +117,23 @@ class Renewal:
                 flush=True,
             )
 
-    def _write(self, now: datetime) -> None:
-        manifest, storage = self._manifest, self._storage
-        source = place_of(self._bundle, manifest["folder"])
-        for name in manifest["files"]:
-            storage.upload_file(self._folder / name, join(source, name))
-        if cached := manifest["cached"]:
-            for name, sha256 in cached["files"].items():
-                storage.upload_file(self._folder / name, join(cached["uri"], sha256))
+    def _write(self, now: datetime, advance: Callable[[int], None]) -> None:
+        manifest, progress = self._manifest, Progress("Writing the prepared data again", "MB", divisor=MEGABYTE)
+        source, cached = place_of(self._bundle, manifest["folder"]), manifest["cached"]
+        places = {name: join(source, name) for name in manifest["files"]}
+        if cached:
+            places |= {name: join(cached["uri"], sha256) for name, sha256 in cached["files"].items()}
+
+        def sent(size: int) -> None:
+            advance(size)
+            progress.advance(size)
+
+        for name, uri in places.items():
+            sent(0)
+            self._storage.send(partial((self._folder / name).open, "rb"), uri, sent)
+        sent(0)
         renewed = _as_bytes({**manifest, "written": now.isoformat()})
-        storage.write_bytes(place_of(self._bundle, USED, MANIFEST), renewed)
+        self._storage.write_bytes(place_of(self._bundle, USED, MANIFEST), renewed)
 
 
 def _prepare_again(bundle: Bundle) -> str:

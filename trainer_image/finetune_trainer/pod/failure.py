@@ -55,6 +55,10 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
         return self.finding if self.reason is FailureReason.PREEMPTED else sentence(self.reason, self.for_the_operator)
 
 
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """Work beside the main thread is no longer needed."""
+
+
 class Superseded(Exception):  # noqa: N818 - not an error
     """The work of this pod is no longer needed, or its status cannot be written. Another attempt writes the job's
     status, the job has ended or was deleted, or the API server refuses this pod permanently."""

@@ -3,9 +3,10 @@
 import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
@@ -193,12 +194,20 @@ def results_kept(results: int) -> None:
 
 def write_termination_message(message: TerminationMessage) -> None:
     """Writes `message` to $TERMINATION_LOG, or to the kubelet's default path if that path exists. The end of the
-    process is decided with it: SIGTERM has no effect any more."""
+    process is decided with it: SIGTERM has no effect any more.
+
+    If the disk of the node is full, the log says so: the exit code and the job's status still tell the reason."""
     _Stop.reported = True
     _Stop.unreported.clear()
     path = Path(os.environ.get(LOG_VARIABLE, DEFAULT_LOG))
-    if path != DEFAULT_LOG or path.exists():
+    if path == DEFAULT_LOG and not path.exists():
+        return
+    try:
         path.write_text(termination_json(message))
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, 0)  # the reader then goes by the exit code, and not by half a message
+        print(f"The termination message could not be written to {path}: {error.strerror}.", file=sys.stderr, flush=True)
 
 
 def write_failure(failure: TrainerFailure) -> None:

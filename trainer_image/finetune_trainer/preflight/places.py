@@ -1,6 +1,7 @@
 """Checks the places of a job before anything is read: how its URIs are written, and that its output can be written."""
 
 from pathlib import Path
+from uuid import uuid4
 
 from finetune_api.bundle import Bundle, misspelled_of
 from finetune_api.conflicts import conflicts
@@ -35,10 +36,10 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     conditional writes, which publishing needs."""
     phase("checking spec.output.uri")
     published(storage, bundle)
-    folder = join(work_prefix(bundle), "probe")
+    folder = join(work_prefix(bundle), "probe", uuid4().hex)  # another preflight pod of the job may be at work
     probe = join(folder, "written-and-removed")
-    storage.delete_prefix(folder)  # an interrupted preflight may have left its probe
-    first, second = (storage.write_bytes(probe, b"", if_absent=True) for _ in range(2))
+    # Different content, because the storage tells by it whether a repeated request was served the first time.
+    first, second = (storage.write_bytes(probe, uuid4().bytes, if_absent=True) for _ in range(2))
     storage.write_bytes(probe, b"")  # uploads replace files, and not every file system can
     storage.delete_prefix(folder)
     if not first or second:

@@ -217,12 +217,15 @@ class Supervision:
 
     def _tell(self, cause: TerminationMessage) -> None:
         """Tells the other ranks why the training ends. The first cause is the one that counts."""
-        for place in self._processes:
-            file = place.meeting / CAUSE
-            if not file.exists():
-                partial = file.with_suffix(".partial")
+        file = self._here.meeting / CAUSE
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            try:
                 partial.write_text(cause.model_dump_json(by_alias=True))
-                partial.replace(file)
+            except OSError as error:  # the disk is full: the others are ended without this word
+                print(f"The cause could not be written to {partial}: {error.strerror}.", file=sys.stderr, flush=True)
+                return
+            partial.replace(file)
         self._signal(signal.SIGUSR1)
 
     def _signal(self, number: signal.Signals, but: int = 0) -> None:

@@ -68,7 +68,7 @@ class Files(Protocol):
 
     def write(self, uri: str, data: bytes, if_absent: bool) -> bool:
         """Writes the file atomically. With `if_absent`, only if the file does not exist. Returns whether it was
-        written."""
+        written, also if the answer of the storage was lost and the request was repeated."""
 
     def upload(self, path: Path, uri: str, advance: Callable[[int], None]) -> None:
         """Uploads a local file of any size. Calls `advance` from any thread with the number of bytes sent."""

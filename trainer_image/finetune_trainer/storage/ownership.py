@@ -6,6 +6,7 @@ from typing import Any
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.documents import read_document
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 MANIFEST = "manifest.json"
@@ -17,7 +18,7 @@ def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
     output = bundle.spec.output.uri
     if not storage.exists(join(output, MANIFEST)):
         return None
-    manifest = _object(storage.read_bytes(join(output, MANIFEST)))
+    manifest = _object(storage, join(output, MANIFEST))
     owner = manifest.get("job")
     if bundle.job is None:
         ours = owner is None and manifest.get("specDigest") == bundle.spec_digest
@@ -32,11 +33,10 @@ def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
     return manifest
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    """Returns the JSON object in `data`, or an empty one if `data` is not a JSON object. An empty manifest belongs to
-    no job."""
+def _object(storage: JobStorage, uri: str) -> dict[str, Any]:
+    """Returns the JSON object in a document, or an empty one if it has none. An empty manifest belongs to no job."""
     try:
-        found = json.loads(data)
+        found = read_document(storage, uri, json.loads)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

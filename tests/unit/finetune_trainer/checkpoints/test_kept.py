@@ -8,7 +8,8 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.heartbeat import beats, patience
+from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage
 from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
 
@@ -109,3 +110,19 @@ def test_a_result_that_the_storage_did_not_take_is_written_when_it_works_again(
     assert later.find("base.answers0") is None, "its writer tries again itself"
     kept.keep_missing()
     assert counts == [1, 2, 3], "nothing is missing any more"
+
+
+def test_a_result_that_a_thread_writes_may_wait_for_the_storage_as_long_as_any_other(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the watchdog would end the pod while the storage is away."""
+    kept, send, allowed = opened(place, "a", tmp_path, counts, monkeypatch), JobStorage.send, list[float]()
+
+    def noted(self: JobStorage, *arguments: object) -> None:
+        allowed.append(patience(None))
+        send(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobStorage, "send", noted)
+    assert kept.keep_last("trained", {"f": b"1"}, seconds=60)
+    assert {*allowed} == {PATIENCE_SECONDS}
+    assert patience(None) < PATIENCE_SECONDS

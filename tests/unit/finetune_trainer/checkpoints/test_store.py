@@ -18,6 +18,7 @@ from finetune_trainer.checkpoints.store import (
     CheckpointStore,
     Found,
 )
+from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join
 from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place
@@ -288,3 +289,37 @@ def test_whether_a_checkpoint_is_usable_is_known_without_its_weights(place: Plac
     newer, older = opened(facts={"the digest of the data": "e"}).why_unusable()
     assert "step-00000010-1.1-p1 is not used: its file state.safetensors has 0 bytes" in newer
     assert 'step-00000005-1.1-p1 is not used: it was written for the digest of the data "d"' in older
+
+
+def test_checkpoints_of_another_format_are_not_used_and_the_log_says_how_many_there_are(
+    opened: Open, place: Place, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("step-00000120-p0", "step-00000090-p0"):
+        for file in ("state.safetensors", "manifest.json"):
+            place.storage.write_bytes(join(root, name, file), b"1")
+    assert newest(opened(), tmp_path / "into") == (None, [])
+    said = [line for line in capsys.readouterr().out.splitlines() if "another format" in line]
+    assert said == [
+        f"2 folders have a name of another format in {root}, for example step-00000090-p0, as another version of the "
+        "trainer writes them. They are not used as checkpoints, and not deleted."
+    ]
+    write(opened(), 1)
+    assert newest(opened(), tmp_path / "into")[0] is not None
+    assert "step-00000120-p0" in folders(place, root)
+
+
+@pytest.mark.usefixtures("unstopped")
+def test_after_sigterm_old_best_weights_are_not_written_again_before_the_last_step(
+    opened: Open, place: Place, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    store, best = opened(clock=lambda: now), weights(tmp_path, 1)
+    write(store, 1, best)
+    now += 2 * RENEWED_SECONDS
+    monkeypatch.setattr(termination._Stop, "requested", True)
+    place.storage.delete_prefix(join(root, store.best_name(best) or ""))
+    write(store, 2, best)
+    assert folders(place, root) == [name for name in folders(place, root) if name.startswith("step")]
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    write(store, 3, best)
+    assert store.best_name(best) in folders(place, root)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -194,3 +195,30 @@ def test_sigterm_does_not_fail_a_pod_that_has_written_its_success(
     termination.write_termination_message(TerminationMessage(reason="Succeeded", message="Done."))
     os.kill(os.getpid(), signal.SIGTERM)
     assert not termination.stop_requested()
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_full_disk_of_the_node_keeps_nothing_from_the_end_but_the_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", "/dev/full")
+    termination.write_failure(TrainerFailure(FailureReason.DISK_FULL, "No disk space is left."))
+    assert termination.is_reported()
+    said = "The termination message could not be written to /dev/full: No space left on device.\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.usefixtures("handled")
+def test_no_half_message_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reader of a half one would fail in its turn."""
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+    try:
+        termination.write_failure(TrainerFailure(FailureReason.DISK_FULL, "No disk space is left."))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert (tmp_path / "log").read_text() == ""
+    assert "could not be written" in capsys.readouterr().err

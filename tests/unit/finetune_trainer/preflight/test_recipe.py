@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.uris import FILES, FOLDER, MODEL
 from finetune_trainer.handover.prepared import Prepared, read_prepared
-from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal, used_manifest, work_prefix
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.handover.prepared_place import Renewal, used_manifest, work_prefix
+from finetune_trainer.handover.renewed import RENEWED_AFTER
+from finetune_trainer.pod.failure import Cancelled, TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage import documents
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle, save_tokenizer, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, read, run, with_dataset, written
@@ -151,7 +153,10 @@ def test_a_model_without_chat_template_is_given_the_plain_format(
     ],
     ids=["truncated", "not an object", "a key of another name", "a field of another name", "another status"],
 )
-def test_damaged_prepared_data_is_told(make_bundle: MakeBundle, harm: Callable[[str], str]) -> None:
+def test_damaged_prepared_data_is_told(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, harm: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr(documents, "WRITING_SECONDS", 0.0)
     bundle = make_bundle()
     run(bundle)
     manifest = Path(work_prefix(bundle)) / "prepared" / "used" / "manifest.json"
@@ -234,6 +239,44 @@ def test_prepared_data_is_written_again_after_a_day(make_bundle: MakeBundle, tmp
     (folder / "local" / "tokens").unlink()
     renewal.if_due()
     assert not (folder / "local" / "tokens").exists(), "it was written a moment ago"
+
+
+@pytest.mark.parametrize(("hours", "due"), [(-1000, True), (-25, True), (-1, False), (1, False), (25, True)])
+def test_a_wrong_clock_does_not_keep_prepared_data_from_being_written_again(
+    make_bundle: MakeBundle, tmp_path: Path, hours: int, due: bool
+) -> None:
+    """The manifest has the time of another node than that of this pod. `hours`: its age by these two clocks."""
+    bundle = make_bundle()
+    run(bundle)
+    storage = open_storage(bundle)
+    read_prepared(storage, bundle, tmp_path)
+    now = datetime.fromisoformat(used_manifest(storage, bundle)["written"]) + timedelta(hours=hours)
+    Renewal(storage, bundle, tmp_path / "prepared", lambda: now).if_due()
+    assert (datetime.fromisoformat(used_manifest(storage, bundle)["written"]) == now) == due
+
+
+def test_a_renewal_that_is_no_longer_needed_ends_before_its_next_file(
+    make_bundle: MakeBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle()
+    run(bundle)
+    storage, folder = open_storage(bundle), Path(work_prefix(bundle)) / "prepared"
+    read_prepared(storage, bundle, tmp_path)
+    before = used_manifest(storage, bundle)
+    files = sorted(folder / "local" / name for name in before["files"])
+    for path in files:
+        path.unlink()
+    renewal = Renewal(storage, bundle, tmp_path / "prepared", lambda: datetime.now(UTC) + RENEWED_AFTER)
+
+    def advance(size: int) -> None:
+        if any(path.exists() for path in files):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        renewal.if_due(advance)
+    assert sum(path.exists() for path in files) == 1 < len(files)
+    assert used_manifest(storage, bundle) == before, "the data is still due"
+    assert "was not written again" not in capsys.readouterr().out
 
 
 def test_token_ids_and_marks_are_small_arrays(make_bundle: MakeBundle) -> None:

@@ -17,7 +17,8 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.handover import prepared_cache
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.handover.prepared_cache import LOCAL
-from finetune_trainer.handover.prepared_place import RENEWED_AFTER, Renewal
+from finetune_trainer.handover.prepared_place import Renewal
+from finetune_trainer.handover.renewed import RENEWED_AFTER
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status_writer import StatusWriter
 from finetune_trainer.preflight import gather as gathering
@@ -158,7 +159,7 @@ def test_what_determines_the_rows_or_another_namespace_prevents_the_reuse(
     assert len(entries(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(("hours", "renewed"), [(1, False), (25, True), (None, True)])
+@pytest.mark.parametrize(("hours", "renewed"), [(1, False), (25, True), (None, True), (-1, False), (-1000, True)])
 def test_older_rows_are_written_again_so_that_no_lifecycle_rule_deletes_them_during_the_job(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], hours: int | None, renewed: bool
 ) -> None:

@@ -94,6 +94,17 @@ def test_a_rank_that_fails_ends_the_other_one_with_its_cause(tmp_path: Path) -> 
     assert time.monotonic() - began < 30
 
 
+def test_without_room_for_the_cause_the_end_of_the_pod_is_still_that_of_the_rank_that_failed(tmp_path: Path) -> None:
+    begin = """
+if here.rank == 0:
+    (here.meeting / "cause.partial").symlink_to("/dev/full")
+"""
+    lines = """    end("TrainerCrashed", 1)
+"""
+    code, message, _ = end_of(launch(tmp_path, begin + FAILS_WHILE_RANK_0_WAITS + lines), tmp_path)
+    assert (code, message.reason, message.message) == (31, FailureReason.GPU_FAULT, "rank 1")
+
+
 def test_a_rank_that_is_told_twice_is_interrupted_once(tmp_path: Path) -> None:
     lines = """    os.kill(os.getpid(), signal.SIGUSR1)
     end("GPUFault", 31)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.results.placing import place
 from finetune_trainer.results.publish import publish
+from finetune_trainer.storage import documents
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.storage.stores import Stores
 from tests.unit.finetune_trainer.conftest import MakeBundle
 
 JOB = {"namespace": "team-a", "name": "tickets", "uid": "uid-1"}
 FILES = ("adapter/adapter_model.safetensors", "report.html", "samples.jsonl")
-REQUESTS = 14
+REQUESTS = 13
 """Requests of a pod that publishes alone."""
 
 
@@ -68,7 +70,8 @@ def staged(pod: str, folder: Path) -> tuple[list[Path], dict[str, Any]]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{name} of {pod}")
-        described.append({"path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+        content = path.read_bytes()
+        described.append({"path": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     return [folder / name for name in FILES], {"job": JOB, "by": pod, "files": described}
 
 
@@ -152,13 +155,36 @@ def test_a_pod_that_publishes_alone_sends_so_many_requests(
     assert (storage.requests, by_whom(bundle)) == (REQUESTS, "z")
 
 
-def test_results_that_were_chosen_and_are_gone_do_not_hold_up_the_next_pod(
-    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Copying(Counted):
+    """Dies before it copies anything."""
+
+    def copy(self, uri: str, to: str) -> None:
+        raise Killed
+
+
+HARMS = {
+    "all": lambda folder: shutil.rmtree(folder / "z"),
+    "the manifest": lambda folder: (folder / "z" / "manifest.json").unlink(),
+    "one file": lambda folder: (folder / "z" / FILES[1]).unlink(),
+    "half a file": lambda folder: (folder / "z" / FILES[1]).write_text("report"),
+    "the end of the choice": lambda folder: (folder / "chosen-1").write_text("z"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_chosen_results_that_are_not_complete_any_more_do_not_hold_up_the_next_pods(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], object]
 ) -> None:
+    """A lifecycle rule deletes one object after the other."""
     bundle = make_bundle(job=JOB)
-    open_storage(bundle).write_bytes(f"{work_prefix(bundle)}/results/chosen", b"gone")
-    publish_as("n", open_storage(bundle), bundle, tmp_path, monkeypatch)
-    assert by_whom(bundle) == "n"
+    monkeypatch.setattr(documents, "WRITING_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        publish_as("z", Copying(bundle, lambda number: None), bundle, tmp_path, monkeypatch)
+    harm(Path(work_prefix(bundle)) / "results")
+    with pytest.raises(Killed):
+        publish_as("n", Copying(bundle, lambda number: None), bundle, tmp_path, monkeypatch)
+    publish_as("m", open_storage(bundle), bundle, tmp_path, monkeypatch)
+    assert by_whom(bundle) == "n", "all pods find the same second choice"
 
 
 def test_an_error_of_the_storage_is_raised_if_nobody_has_published(

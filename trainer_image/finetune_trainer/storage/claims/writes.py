@@ -4,10 +4,10 @@ A file is written below the job's work folder and then moved. What a killed pod 
 
 import errno
 import os
-import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfileobj
 from typing import BinaryIO
 
 from finetune_trainer.pod.heartbeat import attended
@@ -142,7 +142,7 @@ def _copied_as_new(part: Path, place: Path) -> bool:
         return False
     try:
         with copy, part.open("rb") as file:
-            shutil.copyfileobj(file, copy)
+            copyfileobj(file, copy)
             make_durable(copy)
     except BaseException:
         place.unlink()  # a half manifest would belong to no job for ever

@@ -114,7 +114,8 @@ class S3Files:
             self._tag.write(uri, put)
         except ClientError as error:
             if if_absent and code_of(error) in EXISTS:
-                return False
+                # The service refuses the repetition of a request that it has served, if only its answer was lost.
+                return _repetitions(error) > 0 and self.read(uri, 0, None) == data
             raise
         return True
 
@@ -261,6 +262,11 @@ def headers_of_answer(client: "S3Client") -> Mapping[str, str]:
         return error.response["ResponseMetadata"]["HTTPHeaders"]
     except BotoCoreError:
         return {}
+
+
+def _repetitions(error: ClientError) -> int:
+    """Returns how often botocore has repeated the request, because it had no answer or one like 500."""
+    return error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
 
 
 def _head(client: "S3Client", bucket: str, key: str) -> "HeadObjectOutputTypeDef":

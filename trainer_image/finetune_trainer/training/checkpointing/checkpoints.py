@@ -41,11 +41,12 @@ class Checkpoints:
         pace: Pace,
         attempt: int,
         started: float,
-        renew: Callable[[], None] = lambda: None,
+        renew: Callable[[Callable[[int], None]], None] = lambda advance: None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in its
-        thread. It writes again what else a later attempt needs, if that is old, and handles its own errors."""
+        """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in a
+        thread of its own: no checkpoint waits for it. It writes again what else a later attempt needs, if that is old,
+        and handles its own errors. Its argument is a function that it calls again and again, as `Background` says."""
         self._clock, self._background, self._account = clock, Background(), Account(pace, clock)
         self._copies = Copies(self._background)
         self._uploads = Uploads(store, self._background, attempt, started, renew, clock)
@@ -119,6 +120,7 @@ class Checkpoints:
 
         An upload that is under way may end first, because it is a checkpoint too. No copy is needed any more, unless
         the weights are sharded."""
+        self._uploads.end_renewal()  # the last checkpoint gets the whole bandwidth
         tensors: Mapping[str, Tensor]
         tensors, numbers = live_state(trainee.model, trainee.optimizer)
         if trains_shards(trainee.model):
@@ -163,6 +165,7 @@ class Checkpoints:
 
         After SIGTERM, or if the training has `failed`, it hardly waits: the end has to be reported before the kubelet
         or the launcher of the ranks kills the process."""
+        self._uploads.end_renewal()
         deadline = self._clock() + GIVEN_UP_SECONDS
         ended = self._background.cancel(0)
         while not (ended or failed or stop_requested()) and self._clock() < deadline:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from finetune_trainer.checkpoints.background import Background, Cancelled
+from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
 from finetune_trainer.model.tensor_file import open_tensors
-from finetune_trainer.pod.failure import Superseded
+from finetune_trainer.pod.failure import Cancelled, Superseded
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.training.checkpointing.telling import tell_failed
 from finetune_trainer.training.checkpointing.trainee import Trainee
@@ -23,12 +23,13 @@ class Uploads:
         background: Background,
         attempt: int,
         started: float,
-        renew: Callable[[], None],
+        renew: Callable[[Callable[[int], None]], None],
         clock: Callable[[], float],
     ) -> None:
-        """`started`: value of `clock` at the start of the attempt. `renew`: called after each upload."""
+        """`started`: value of `clock` at the start of the attempt. `renew`: called after each upload, in a thread of
+        its own: no checkpoint waits for it."""
         self._store, self._background, self._attempt, self._began = store, background, attempt, started
-        self._renew, self._clock = renew, clock
+        self._renewing, self._renew, self._clock = Background("renewal"), renew, clock
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
         self.count, self.seconds = 0, 0.0
@@ -40,6 +41,10 @@ class Uploads:
         """Raises Superseded if an upload has found checkpoints of a later pod of the job."""
         if self._superseded is not None:
             raise self._superseded
+
+    def end_renewal(self) -> None:
+        """Ends a renewal that is under way, and lets no other begin."""
+        self._renewing.cancel(0)
 
     def start(self, trainee: Trainee, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
         """Starts the upload of the last step. `tensors` must not change before its end."""
@@ -68,8 +73,8 @@ class Uploads:
             except Superseded as end:
                 self._superseded = end
             self.uploaded, self.count, self.seconds = step, self.count + 1, self._clock() - started
-            if not stop_requested():
-                self._renew()
+            if not (stop_requested() or self._renewing.busy):
+                self._renewing.start(self._renew)
         except Cancelled:
             raise
         except Exception as error:

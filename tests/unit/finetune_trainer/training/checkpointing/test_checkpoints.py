@@ -35,7 +35,9 @@ Send = Callable[..., None]
 class Course:
     """A tiny training, and the checkpoints of it in a folder."""
 
-    def __init__(self, folder: Path, every: int = 1, renew: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, folder: Path, every: int = 1, renew: Callable[[Callable[[int], None]], None] = lambda advance: None
+    ) -> None:
         self.folder = folder
         model = nn.Linear(3, 3)
         store = CheckpointStore(open_storage(bundle(str(folder))), str(folder / "checkpoints"), "p", {}, keep=9)
@@ -172,12 +174,54 @@ def test_a_training_whose_checkpoint_finds_those_of_a_later_pod_ends(course: Cou
 
 def test_what_else_a_later_attempt_needs_is_renewed_after_each_upload(tmp_path: Path) -> None:
     renewed: list[int | None] = []
-    course = Course(tmp_path, renew=lambda: renewed.append(course.checkpoints.uploaded))
+    course = Course(tmp_path, renew=lambda advance: renewed.append(course.checkpoints.uploaded))
     for _ in range(2):
         course.step()
         course.checkpoints.after_step(course.trainee)
         course.checkpoints.finish()
+        assert course.checkpoints._renewing.wait(10)
     assert renewed == [1, 2]
+
+
+@pytest.fixture
+def long_renewal(tmp_path: Path) -> Iterator[Course]:
+    """A training beside whose first checkpoint a renewal begins that does not end by itself."""
+
+    def renew(advance: Callable[[int], None]) -> None:
+        while not over.wait(0.005):
+            advance(0)
+
+    over, course = Event(), Course(tmp_path, renew=renew)
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    course.checkpoints.finish()
+    assert course.checkpoints._renewing.busy
+    yield course
+    over.set()
+
+
+def test_checkpoints_are_taken_while_something_is_renewed(long_renewal: Course) -> None:
+    for _ in range(2):
+        long_renewal.step()
+        long_renewal.checkpoints.after_step(long_renewal.trainee)
+        long_renewal.checkpoints.finish()
+    assert long_renewal.stored.keys() == {1, 2, 3}
+    assert long_renewal.checkpoints._renewing.busy
+
+
+def test_after_sigterm_the_renewal_ends_and_the_last_step_is_uploaded_at_once(
+    long_renewal: Course, sigterm: Callable[[float], None]
+) -> None:
+    long_renewal.step()
+    sigterm(60)
+    assert long_renewal.checkpoints.after_sigterm(long_renewal.trainee) == 2
+    assert termination.seconds_left() > 40, "the grace period was not used up"
+    assert long_renewal.checkpoints._renewing.wait(10)
+
+
+def test_the_renewal_ends_with_the_training(long_renewal: Course) -> None:
+    long_renewal.checkpoints.close()
+    assert long_renewal.checkpoints._renewing.wait(10)
 
 
 def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(
