@@ -95,9 +95,8 @@ class ModelCache:
             part.mkdir()
             sign, own = reserve(part, key, sum(files.values()))
             self._wait_for_clock(own)
-            found = reservations(
-                self._partial
-            )  # before the entries: a model that is renamed meanwhile is in one of them
+            # Before the entries: a model that is renamed meanwhile is in one of them.
+            found = reservations(self._partial)
             if self._is_stored_by_another(own, found) or self._has(key, files):
                 return True
             if not self._make_room(own, found):
