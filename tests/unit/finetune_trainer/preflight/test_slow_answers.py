@@ -95,7 +95,8 @@ def test_a_job_that_writes_no_answers_gets_no_advice(metrics: list[MetricName]) 
 def test_whole_weights_are_not_gathered() -> None:
     assert advice(nodes=2, gpus=8, gpu=GpuType(name="h100")) is None, "they count as whole if the memory is not known"
     large = GpuType(name="b300", memory="280Gi")
-    assert advice(nodes=2, gpus=8, gpu=large, data=replace(DATA, answered=10_000)) is None
+    assert advice(nodes=2, gpus=8, gpu=large) is None
+    assert advice(nodes=1, gpus=2, gpu=large, data=replace(DATA, answered=10_000)) is None, "hours of computing"
 
 
 def test_fewer_nodes_shorten_the_evaluation_as_the_advice_says() -> None:
