@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from finetune_trainer.sizing.memory import ADAM, FP32, Setup, adapter_parameters
+from finetune_trainer.sizing.memory import ADAM, Setup, adapter_parameters
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.saved_modules import saved_parameters
-from finetune_trainer.sizing.shards import BF16
+from finetune_trainer.sizing.shards import BF16, FP32
 
 
 @dataclass(frozen=True)
