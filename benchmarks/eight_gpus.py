@@ -12,15 +12,8 @@ from dataclasses import dataclass
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_trainer.sizing.memory import Load, Setup, adapter_parameters, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
-from finetune_trainer.sizing.run_time import (
-    INTERCONNECT,
-    UTILISATION,
-    Work,
-    gathering_seconds,
-    peak_flops,
-    training_flops,
-    training_seconds,
-)
+from finetune_trainer.sizing.run_time import UTILISATION, Work, peak_flops, training_flops, training_seconds
+from finetune_trainer.sizing.traffic import INTERCONNECT, Layout, gathering_seconds
 
 GPU, MEMORY = "h100", "81559Mi"
 NVLINK = 450e9
@@ -95,10 +88,23 @@ def steps(case: Case) -> Iterator[tuple[str, str]]:
     wishes = [Setup(shards=case.shards, checkpointing=on) for on in (False, True)]
     plan = first_fit(shape, wishes, [Load(TOKENS, TOKENS)], bytes_of(MEMORY))
     assert plan, "the job does not fit"
-    setup, batches = plan.setup, ROWS // GPUS
-    micro = Work(TOKENS, TOKENS, TOKENS, 1, answers=0, prompt_tokens=0, answer_tokens=0, answering=0, loads=1)
+    setup, batches, layout = plan.setup, ROWS // GPUS, Layout(GPUS)
+    micro = Work(
+        tokens=TOKENS,
+        labels=TOKENS,
+        context=TOKENS,
+        steps=0,  # the sum of the gradients is calculated below, for NVLink
+        rows=1,
+        micro_batches=1,
+        answered=0,
+        rounds=0,
+        prompt_tokens=0,
+        answer_tokens=0,
+        answering=0,
+        loads=1,
+    )
     flops = training_flops(shape, setup, micro)
-    computing, whole = flops / (peak * UTILISATION["LoRA"]), training_seconds(shape, setup, micro, peak)
+    computing, whole = flops / (peak * UTILISATION["LoRA"]), training_seconds(shape, setup, micro, peak, layout)
     yield "parameters of the model", f"{shape.parameters / 1e9:.2f} billion"
     yield "parameters of the adapter", f"{adapter_parameters(shape, setup) / 1e6:.1f} million"
     yield "gradient checkpointing", "on" if setup.checkpointing else "off"
@@ -106,7 +112,7 @@ def steps(case: Case) -> Iterator[tuple[str, str]]:
     yield f"operations of a micro-batch of {TOKENS:,} tokens", f"{flops / 1e12:,.0f} TFLOP"
     yield f"computing at {UTILISATION['LoRA']:.0%} of {peak / 1e12:.0f} TFLOP/s", f"{computing:.2f} s"
     if setup.shards > 1:
-        gathering = 2 * gathering_seconds(shape, setup)
+        gathering = 2 * gathering_seconds(shape, setup, layout)
         yield f"gathering the weights twice at {INTERCONNECT / 1e9:.0f} GB/s, meanwhile", f"{gathering:.2f} s"
         yield f"the same at {NVLINK / 1e9:.0f} GB/s", f"{gathering * INTERCONNECT / NVLINK:.2f} s"
     yield "a micro-batch: the longer of the two", f"{whole:.2f} s"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.quantity import gibibytes
-from finetune_trainer.sizing import memory
+from finetune_trainer.sizing import device, memory
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 ROWS, LABELS = 8, 0.25
@@ -72,7 +72,7 @@ def compare(case: Case) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.sizing", "--measure", str(folder), case.method, str(case.tokens)]
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
         load = memory.Load(case.tokens, round(case.tokens * LABELS))
-        predicted = memory.predict(shape_of(folder), memory.Setup(case.method), load, memory.CPU)
+        predicted = memory.predict(shape_of(folder), memory.Setup(case.method), load, device.CPU)
     error = predicted.total / measured["peak"] - 1
     print(
         f"{case.name:22} {case.tokens:5} tokens  measured {gibibytes(measured['peak']):>7}  "

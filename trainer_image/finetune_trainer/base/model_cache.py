@@ -4,9 +4,11 @@ entries/KEY/ has the files of one model, and cached.json with the sha256 of each
 renamed, so it is always whole. Pods on several nodes use the volume at the same time, without locks: not every network
 file system has them. A pod that copies an entry keeps a file in it that tells the others so.
 
-A pod that stores a model first reserves its bytes below partial/, and then looks what others have reserved. A
-reservation counts for all pods that reserved later or at the same time, so of several pods the last one counts those of
-all. It ends with the store, or with what a killed pod has left."""
+A pod that stores a model first reserves its bytes below partial/. It waits until the clock of the volume has gone on.
+Then it looks what others have reserved: all reservations of the same time or before are there, and the pods of later
+ones see its own. A reservation counts for all pods that reserved later or at the same time, so of several pods the last
+one counts those of all. Of several pods with the same model only the first one makes room and stores it. A reservation
+ends when the model is an entry, or with what a killed pod has left."""
 
 import hashlib
 import json
@@ -15,10 +17,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
+from finetune_trainer.base.cache_reservations import GONE, Reservation, before, reservations, reserve, to_come
 from finetune_trainer.base.cache_room import Entry, to_evict
 from finetune_trainer.base.model_files import Files, Pins
 from finetune_trainer.pod.at_once import each_at_once
@@ -31,9 +35,8 @@ IN_USE = "in-use-"
 """Beginning of the name of the file with which a pod says that it copies the entry."""
 SIGN_SECONDS = 60.0
 """How often a pod says so again."""
-RESERVED, GONE = "reserved-", "gone-"
-"""Beginnings of the names of the file with which a pod reserves the number of bytes in its name, and of a folder of
-partial/ that is being deleted."""
+CLOCK_SECONDS = 3.0
+"""How long a pod waits at most until the clock of the volume goes on. Some file systems count every second second."""
 ABANDONED_SECONDS = 3600.0
 """After which time without a sign a pod counts as killed."""
 
@@ -80,17 +83,23 @@ class ModelCache:
         return True
 
     def store(self, key: str, files: Files, source: Path) -> bool:
-        """Stores the model in the folder `source`. Returns False if there is no room for it."""
+        """Stores the model in the folder `source`, unless the cache has it or another pod is storing it. Returns False
+        if there is no room for it."""
         self._partial.mkdir(parents=True, exist_ok=True)
         self._entries.mkdir(exist_ok=True)
-        now = self._now()
-        self._remove_abandoned(now)
+        self._remove_abandoned(self._now())
+        if self._has(key, files):
+            return True
         part = self._partial / uuid.uuid4().hex
         try:
             part.mkdir()
-            reserved = part / f"{RESERVED}{sum(files.values())}"
-            reserved.touch()
-            if not self._make_room(reserved):
+            sign, own = reserve(part, key, sum(files.values()))
+            self._wait_for_clock(own)
+            # Before the entries: a model that is renamed meanwhile is in one of them.
+            found = reservations(self._partial)
+            if self._is_stored_by_another(own, found) or self._has(key, files):
+                return True
+            if not self._make_room(own, found):
                 return False
             digests: dict[str, str] = {}
 
@@ -99,47 +108,61 @@ class ModelCache:
 
             each_at_once(copy, files)
             _written(part / CACHED, json.dumps({"files": digests}).encode())
-            reserved.unlink()
             try:
                 part.rename(self._entries / key)
             except OSError:
                 if not (self._entries / key / CACHED).exists():  # else another pod has stored it meanwhile
                     raise
+            (self._entries / key / sign.name).unlink(missing_ok=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return True
 
-    def _make_room(self, own: Path) -> bool:
-        """Removes the least recently used models until the bytes of the reservation `own` fit beside all that was
-        reserved before. Removes none if they would not fit then."""
-        reserved = self._reserved_before(own)  # before the entries: a model that is renamed meanwhile counts
-        now = self._now()
+    def _has(self, key: str, files: Files) -> bool:
+        """Returns whether the model is an entry, and marks it as used. Removes an entry that is not whole."""
+        entry = self._entries / key
+        self._clock()  # shows the entries as they are now
+        if not entry.is_dir():
+            return False
+        try:
+            _digests(entry, files)
+            if all((entry / name).stat().st_size == size for name, size in files.items()):
+                os.utime(entry / CACHED)
+                return True
+        except (DamagedError, FileNotFoundError):
+            pass
+        self._remove(key)
+        return False
+
+    def _wait_for_clock(self, own: Reservation) -> None:
+        """Returns when a reservation that is made now is younger than `own`."""
+        until = monotonic() + CLOCK_SECONDS
+        while self._clock() <= own.made and monotonic() < until:
+            sleep(0.001)
+
+    def _is_stored_by_another(self, own: Reservation, found: list[Reservation]) -> bool:
+        """Returns whether the pod of an earlier reservation stores the same model."""
+        if not any(each.key == own.key and each < own for each in found):
+            return False
+        print(f"Another pod stores the model {own.key[:12]} in the cache, so this one does not.", flush=True)
+        return True
+
+    def _make_room(self, own: Reservation, found: list[Reservation]) -> bool:
+        """Removes the least recently used models until the bytes of `own` fit beside all that was reserved before.
+        Removes none if they would not fit then. `found`: all reservations."""
+        others, now = before(own, found), self._now()
+        keys = {each.key for each in others}
+        # A model that has just been stored stays: its reservations do not count beside it.
+        entries = [replace(each, in_use=each.in_use or each.key in keys) for each in self._all(now)]
+        coming = to_come(others, (entry.key for entry in entries))
         space = os.statvfs(self._entries)
-        coming = sum(max(0, size - written) for size, written in reserved)
-        free = space.f_bavail * space.f_frsize - coming
-        most = None if self._most is None else self._most - sum(max(pair) for pair in reserved)
-        leaving = to_evict(self._all(now), _size_of(own), free, most)
+        free = space.f_bavail * space.f_frsize - sum(max(0, each.size - each.written) for each in coming)
+        most = None if self._most is None else self._most - sum(max(each.size, each.written) for each in coming)
+        leaving = to_evict(entries, own.size, free, most)
         for key in leaving or ():
             self._remove(key)
             print(f"The model {key[:12]} left the cache, because it was not used for the longest time.", flush=True)
         return leaving is not None
-
-    def _reserved_before(self, own: Path) -> list[tuple[int, int]]:
-        """Returns for each other model that is being stored the bytes that were reserved for it and those that are
-        written. Leaves out reservations that are younger than `own`: their pods count `own`."""
-        mine, found = own.stat().st_mtime_ns, []
-        for folder in self._partial.iterdir():
-            try:
-                files = {path: path.stat() for path in folder.iterdir()}
-            except (FileNotFoundError, NotADirectoryError):  # renamed or removed by its pod
-                continue
-            signs = [path for path in files if path.name.startswith(RESERVED)]
-            if folder == own.parent or folder.name.startswith(GONE):
-                continue
-            if any(files[sign].st_mtime_ns > mine for sign in signs):
-                continue
-            found.append((sum(map(_size_of, signs)), sum(about.st_size for about in files.values())))
-        return found
 
     def _all(self, now: float) -> Iterator[Entry]:
         for folder in self._entries.iterdir():
@@ -170,12 +193,16 @@ class ModelCache:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _now(self) -> float:
-        """Returns the time by the clock that dates the files. It can differ from that of the node. A network file
-        system then also shows the entries as they are now: it keeps the list of a folder until the node changes it."""
+        """Returns the time by the clock that dates the files, in seconds. It can differ from that of the node."""
+        return self._clock() / 1e9
+
+    def _clock(self) -> int:
+        """Returns the same time in nanoseconds. A network file system then also shows the entries as they are now: it
+        keeps the list of a folder until the node changes it."""
         clock = self._entries / f"clock-{uuid.uuid4().hex}"
         clock.touch()
         try:
-            return clock.stat().st_mtime
+            return clock.stat().st_mtime_ns
         finally:
             clock.unlink()
 
@@ -196,11 +223,6 @@ def _in_use(entry: Path) -> Iterator[Callable[[], None]]:
         yield again
     finally:
         sign.unlink(missing_ok=True)
-
-
-def _size_of(reserved: Path) -> int:
-    """Returns the bytes that the name of a reservation tells."""
-    return int(reserved.name.removeprefix(RESERVED))
 
 
 def _newest(folder: Path, now: float) -> float:

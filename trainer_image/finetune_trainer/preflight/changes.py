@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from finetune_api.quantity import gibibytes
 from finetune_api.spec.job import Compute
@@ -66,11 +67,17 @@ def changes(
 def _more_gpus(
     shape: ModelShape, least: Setup, longest: Load, available: float, merging: float, more: Mapping[str, Compute]
 ) -> Iterator[Change]:
-    """Yields the first of `more` with which the job fits with sharded weights."""
+    """Yields those of `more` with which the job fits with sharded weights: for the numbers of GPUs in ascending order,
+    those on fewer nodes than any before. The fewest nodes come first, because weights cross a network slowly."""
+    found: list[Change] = []
+    nodes = inf
     for text, compute in more.items() if shape.layered and least.can_shard else ():
+        if compute.nodes >= nodes:
+            continue
         if plan := first_fit(shape, [replace(least, shards=compute.gpus)], [longest], available):
-            yield Change(_without_merging(text, plan, available, merging), plan, compute)
-            return
+            found.append(Change(_without_merging(text, plan, available, merging), plan, compute))
+            nodes = compute.nodes
+    yield from reversed(found)
 
 
 def _of_method(setup: Setup, method: TrainedMethod) -> Setup:

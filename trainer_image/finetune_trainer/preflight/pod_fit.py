@@ -16,6 +16,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.prediction import of_allowed, setups_of
 from finetune_trainer.sizing.host_memory import CUDA, host_memory, memory_for_checkpoints
 from finetune_trainer.sizing.memory import Setup
+from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.scratch import checkpoint_bytes, most_space
 
 RESERVE = 1.05
@@ -54,7 +55,7 @@ def require_scratch(
     spec = bundle.spec
     base = sum(model.files.values())
     keeps_best = resolved.publish is Publish.BEST
-    space = most_space(model.shape, _setup(bundle, found, resolved, model), keeps_best, spec.output.merge)
+    space = most_space(model.shape, planned_setup(bundle, found, resolved, model.shape), keeps_best, spec.output.merge)
     needed = prepared + base + space.size
     if needed <= bytes_of(bundle.scratch_size):
         return
@@ -72,7 +73,7 @@ def without_checkpoints(
 ) -> list[Advice]:
     """Returns the advice that the pods have no memory to write checkpoints; none if they have, or need none. Only the
     state of sharded weights has to be copied first."""
-    setup, spec = _setup(bundle, found, resolved, model), bundle.spec
+    setup, spec = planned_setup(bundle, found, resolved, model.shape), bundle.spec
     if bundle.allow_cpu or setup.method != "Full" or setup.shards == 1 or not resolved.total_steps:
         return []
     state = checkpoint_bytes(model.shape, setup)
@@ -87,10 +88,10 @@ def without_checkpoints(
     return [Advice(reason="NoMemoryForCheckpoints", message=message)]
 
 
-def _setup(bundle: Bundle, found: Sequence[Estimate], resolved: Resolved, model: BaseModel) -> Setup:
+def planned_setup(bundle: Bundle, found: Sequence[Estimate], resolved: Resolved, shape: ModelShape) -> Setup:
     """Returns the settings that decide the sizes. The weights are sharded if they are on a GPU type that the job may
     use."""
-    setup = setups_of(bundle.spec, resolved, model.shape)[0]
+    setup = setups_of(bundle.spec, resolved, shape)[0]
     sharded = any(each.sharded for each in _fitting(bundle, found))
     return replace(setup, shards=bundle.spec.compute.gpus) if sharded else setup
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from finetune_api import claims
 from finetune_api.bundle import allowed_gpu_types
 from finetune_api.quantity import bytes_of, gibibytes
-from finetune_api.spec.evaluation import Baseline
+from finetune_api.spec.evaluation import LIKELIHOODS, Baseline
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import Compute, FineTuneJobSpec
 from finetune_api.spec.method import ComputeDtype, LoraBias, MethodType, Quantization
@@ -32,6 +32,7 @@ from finetune_trainer.sizing.memory import (
 )
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.run_time import Work, cost, divided, peak_flops, total_seconds
+from finetune_trainer.sizing.traffic import Layout
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 Lengths = NDArray[np.int64]
@@ -225,8 +226,9 @@ def seconds_on(
     if plan.setup.shards > 1:
         # It is loaded again for the training. All tuned weights are read back for the evaluation.
         models = 3 if plan.setup.method == "Full" else 2
-    work = divided(work_of(spec, resolved, data, plan.load, models), spec.compute.gpus)
-    return total_seconds(shape, plan.setup, work, peak)
+    layout = Layout(spec.compute.gpus, spec.compute.nodes)
+    work = divided(work_of(spec, resolved, data, plan.load, models), layout.gpus)
+    return total_seconds(shape, plan.setup, work, peak, layout)
 
 
 def merging_memory(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> int:
@@ -252,8 +254,11 @@ def work_of(spec: FineTuneJobSpec, resolved: Resolved, data: DataSize, load: Loa
         tokens=round(passes * tokens),
         labels=round(passes * float(data.labels.sum())),
         context=float((data.tokens**2).sum()) / tokens,
+        steps=resolved.total_steps,
+        rows=batch,
         micro_batches=resolved.total_steps * ceil(step / load.tokens),
-        answers=data.answered * (2 + DRAWS * (Baseline.FEW_SHOT in spec.evaluation.baselines)),
+        answered=0 if set(resolved.metrics or (None,)) <= set(LIKELIHOODS) else data.answered,
+        rounds=2 + DRAWS * (Baseline.FEW_SHOT in spec.evaluation.baselines),
         prompt_tokens=data.prompt,
         answer_tokens=resolved.max_new_tokens,
         answering=load.answering,

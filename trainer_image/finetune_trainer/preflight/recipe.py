@@ -52,6 +52,7 @@ from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
 from finetune_trainer.preflight.reuse import gather_or_reuse
+from finetune_trainer.preflight.slow_answers import slow_answers
 from finetune_trainer.preflight.split import split_rows
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sources.findings import Findings
@@ -138,7 +139,8 @@ def prepare(
         spec, gathered, sides, resolved, findings, leaked=leaked, context=model.context, untrained_end=untrained
     )
     unwritten = without_checkpoints(bundle, findings.estimates, resolved, model)
-    findings.advice, findings.leaked = [*unwritten, *advise(facts)], facts.leaked_rows
+    slow = slow_answers(bundle, findings.estimates, resolved, shape, size)
+    findings.advice, findings.leaked = [*unwritten, *slow, *advise(facts)], facts.leaked_rows
     require_fit(findings.estimates, bundle.gpu_types, spec, resolved, shape, size)
     findings.estimates = require_memory(bundle, findings.estimates, resolved, model)
     require_scratch(bundle, findings.estimates, resolved, model, bytes_in(scratch / "prepared"))

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_trainer.sizing.device import CUDA, Device
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.saved_modules import is_saved, saved_parameters, saved_tables
-from finetune_trainer.sizing.shards import can_shard, gathered_bytes
+from finetune_trainer.sizing.shards import BF16, FP32, can_shard, gathered_bytes
 
-BF16, FP32 = 2, 4
 FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
 """Bytes of a 4-bit weight, by whether double quantization is used (Dettmers et al. 2023, section 3). With it: half a
 byte, 1 byte of scale for 64 weights, and 4 bytes for 256 scales: 4.127 bits. Without it: half a byte, and 4 bytes of
@@ -80,30 +80,6 @@ class Setup:
     def residual(self) -> int:
         """Bytes of each number in the residual stream, which has the type of the embeddings."""
         return FP32 if self.method == "Full" else self.number
-
-
-@dataclass(frozen=True)
-class Device:
-    """Measured numbers of a kind of device."""
-
-    runtime: int
-    """Memory before the first tensor: the CUDA context and the workspaces of the libraries, or the process on a CPU."""
-    slack: float
-    """Memory that the allocator loses between tensors, as a share of activations and buffers."""
-    attention: int
-    """Bytes of each number that attention keeps."""
-    logits: int
-    """Logits in one chunk of a frozen output head (finetune_trainer.model.loss)."""
-
-
-CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26)
-"""A CUDA context with the kernels of PyTorch needs about 0.5 GiB on Ampere and Hopper. cuBLAS needs 32 MiB for each
-handle and stream on Hopper. The rest is for the driver and NCCL. We have not measured these numbers yet; benchmarks/gpu
-measures them."""
-CPU = Device(runtime=950 * 1024**2, slack=0.1, attention=FP32, logits=2**23)
-"""The process with PyTorch, Transformers, PEFT and bitsandbytes needs 836 MiB. The rest is memory of oneDNN and the
-threads during computation. Measured with torch 2.15 on x86-64, see docs/benchmarks.md. Attention runs in fp32 on a CPU,
-because the backward pass of the bf16 kernel needs three times as long."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +156,13 @@ def adapter_parameters(shape: ModelShape, setup: Setup) -> int:
     return sum(setup.rank * (m.rows + m.columns) * m.count for m in adapted)
 
 
+def trained_parameters(shape: ModelShape, setup: Setup) -> int:
+    """Returns the number of parameters that have gradients."""
+    if setup.method == "Full":
+        return shape.parameters
+    return adapter_parameters(shape, setup) + saved_parameters(shape, setup.modules_to_save)
+
+
 def passed_adapter_parameters(shape: ModelShape, setup: Setup) -> int:
     """Returns the parameters of a LoRA adapter that a token passes."""
     adapted = shape.targeted(setup.target_modules)
@@ -204,11 +187,7 @@ def _trainable(shape: ModelShape, setup: Setup) -> float:
     sharded; sharded weights have no copies, because they are gathered in bf16."""
     if setup.method == "Full" and setup.shards > 1:
         return shape.parameters * (FP32 + FP32 + ADAM[setup.optimizer]) / setup.shards
-    trained = (
-        shape.parameters
-        if setup.method == "Full"
-        else adapter_parameters(shape, setup) + saved_parameters(shape, setup.modules_to_save)
-    )
+    trained = trained_parameters(shape, setup)
     embedding = shape.hidden * shape.vocabulary * _trains_embedding(shape, setup)
     wider = embedding * (ADAM["AdamW"] - ADAM[setup.optimizer])
     return wider + trained * (FP32 + FP32 + ADAM[setup.optimizer] + BF16 * (setup.number == BF16))

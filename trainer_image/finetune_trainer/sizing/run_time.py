@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from math import ceil
 
 from finetune_trainer.sizing.memory import Setup, passed_adapter_parameters
 from finetune_trainer.sizing.model_shape import ModelShape
+from finetune_trainer.sizing.traffic import Layout, gathering_seconds, summing_seconds
 
 PEAK = {
     "b200": 2250,
@@ -41,10 +43,9 @@ LAYER_DECODE = 1e-3
 generate writes 30 to 40 tokens per second with the 32 layers of a 7B model."""
 START = 60.0
 """Seconds to start the pod, to import the libraries and to start the first kernels."""
-INTERCONNECT = 50e9
-"""Bytes per second at which a GPU gathers sharded weights. This is an assumption: PCIe is slower, NVLink is faster."""
 LOADING = 500e6
 """Bytes of weights that are downloaded and loaded per second."""
+ONE_GPU = Layout()
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,16 @@ class Work:
     """Tokens of all steps that are trained on."""
     context: float
     """Length in tokens of the row that contains a token, averaged over tokens. Attention reads half of the row."""
+    steps: int
+    """Optimizer steps."""
+    rows: int
+    """Rows of a step."""
     micro_batches: int
     """Micro-batches of all steps."""
-    answers: int
-    """Answers to test rows that all models together write."""
+    answered: int
+    """Test rows that are answered."""
+    rounds: int
+    """How often they are answered: by each model, and with each few-shot prompt."""
     prompt_tokens: int
     """Tokens of the longest prompt."""
     answer_tokens: int
@@ -72,14 +79,15 @@ class Work:
 
 
 def divided(work: Work, gpus: int) -> Work:
-    """Returns the work of each of `gpus` GPUs, which share the rows. Each one loads the whole model. The time to add up
-    the gradients does not count: on one node it is small."""
+    """Returns the most work that one of `gpus` GPUs has. They share the rows of each step and the
+    test rows, and the others wait for it. Each one loads the whole model."""
+    share = ceil(work.rows / gpus) / work.rows
     return replace(
         work,
-        tokens=-(-work.tokens // gpus),
-        labels=-(-work.labels // gpus),
-        micro_batches=-(-work.micro_batches // gpus),
-        answers=-(-work.answers // gpus),
+        tokens=ceil(work.tokens * share),
+        labels=ceil(work.labels * share),
+        micro_batches=work.steps * ceil(work.micro_batches / max(1, work.steps) * share),
+        answered=ceil(work.answered / gpus),
     )
 
 
@@ -113,26 +121,34 @@ def training_flops(shape: ModelShape, setup: Setup, work: Work) -> float:
     return passes * blocks + (3 if setup.method == "Full" else 2) * head + adapters
 
 
-def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
-    """Returns the seconds of all steps on a GPU with a peak of `peak` FLOP/s. Sharded weights are gathered twice for
-    each micro-batch, and meanwhile the GPU computes. Full also sends the gradients in fp32."""
+def training_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float, layout: Layout = ONE_GPU) -> float:
+    """Returns the seconds of all steps on a GPU of `layout` with a peak of `peak` FLOP/s. Sharded weights are gathered
+    twice for each micro-batch, and meanwhile the GPU computes. Full also sends the gradients in fp32. Gradients of
+    weights that are not sharded are added up once after each step, and meanwhile the GPU waits."""
     arithmetic = training_flops(shape, setup, work) / (peak * UTILISATION[setup.method])
-    sent = 2 * gathering_seconds(shape, setup) * (2 if setup.method == "Full" else 1)
-    return max(arithmetic, work.micro_batches * max(shape.layers * LAYER_LAUNCH, sent))
+    sent = 2 * gathering_seconds(shape, setup, layout) * (2 if setup.method == "Full" else 1)
+    computing = max(arithmetic, work.micro_batches * max(shape.layers * LAYER_LAUNCH, sent))
+    return computing + work.steps * summing_seconds(shape, setup, layout)
 
 
-def gathering_seconds(shape: ModelShape, setup: Setup) -> float:
-    """Returns the seconds in which a GPU gets the weights of the other GPUs once, or 0 if it has whole weights."""
-    return (setup.shards - 1) / setup.shards * 2 * shape.parameters / INTERCONNECT
+def answering_seconds(shape: ModelShape, setup: Setup, work: Work, layout: Layout = ONE_GPU) -> float:
+    """Returns the seconds in which the models answer the test rows. Sharded weights are gathered for each token, once
+    for all answers of a batch."""
+    together = answers_together(work)
+    token = max(shape.layers * LAYER_DECODE, gathering_seconds(shape, setup, layout))
+    return work.rounds * ceil(work.answered / together) * work.answer_tokens * token
 
 
-def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float) -> float:
+def answers_together(work: Work) -> int:
+    """Returns the number of answers in a generation batch."""
+    return max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
+
+
+def total_seconds(shape: ModelShape, setup: Setup, work: Work, peak: float, layout: Layout = ONE_GPU) -> float:
     """Returns the seconds from the start of the pod to the results: loading, answering the test rows, all steps."""
-    together = max(1, work.answering // (work.prompt_tokens + work.answer_tokens))
-    token = max(shape.layers * LAYER_DECODE, gathering_seconds(shape, setup))
-    answering = -(-work.answers // together) * work.answer_tokens * token
     loading = work.loads * 2 * shape.stored_parameters / LOADING
-    return START + loading + answering + training_seconds(shape, setup, work, peak)
+    answering = answering_seconds(shape, setup, work, layout)
+    return START + loading + answering + training_seconds(shape, setup, work, peak, layout)
 
 
 def cost(seconds: float, price_per_hour: str) -> str:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from finetune_trainer.sizing.memory import ADAM, FP32, Setup, adapter_parameters
+from finetune_trainer.sizing.memory import ADAM, Setup, trained_parameters
 from finetune_trainer.sizing.model_shape import ModelShape
-from finetune_trainer.sizing.saved_modules import saved_parameters
-from finetune_trainer.sizing.shards import BF16
+from finetune_trainer.sizing.shards import BF16, FP32
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Space:
 def checkpoint_bytes(shape: ModelShape, setup: Setup) -> float:
     """Returns the size of a checkpoint without the best weights: the trained parameters in fp32 and the state of the
     optimizer. Embeddings, whose state is always in fp32, count as other weights."""
-    return (FP32 + ADAM[setup.optimizer]) * _trained(shape, setup)
+    return (FP32 + ADAM[setup.optimizer]) * trained_parameters(shape, setup)
 
 
 def most_space(shape: ModelShape, setup: Setup, keeps_best: bool, merge: bool) -> Space:
@@ -27,7 +26,7 @@ def most_space(shape: ModelShape, setup: Setup, keeps_best: bool, merge: bool) -
     checkpoint. `keeps_best`: whether the weights of the best step are kept. `merge`: whether a merged model is
     written."""
     is_full = setup.method == "Full"
-    tuned = BF16 * shape.stored_parameters if is_full else FP32 * _trained(shape, setup)
+    tuned = BF16 * shape.stored_parameters if is_full else FP32 * trained_parameters(shape, setup)
     best, merged = tuned * keeps_best, BF16 * shape.stored_parameters * merge
     collected = tuned if is_full and setup.shards > 1 else 0
     spaces = (
@@ -39,9 +38,3 @@ def most_space(shape: ModelShape, setup: Setup, keeps_best: bool, merge: bool) -
         Space(2 * tuned + merged, "the results until they are published"),
     )
     return max(spaces, key=lambda space: space.size)
-
-
-def _trained(shape: ModelShape, setup: Setup) -> int:
-    if setup.method == "Full":
-        return shape.parameters
-    return adapter_parameters(shape, setup) + saved_parameters(shape, setup.modules_to_save)

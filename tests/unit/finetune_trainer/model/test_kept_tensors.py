@@ -14,7 +14,7 @@ from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.experts import use_experts
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.trainable import attach_lora
-from finetune_trainer.sizing import memory
+from finetune_trainer.sizing import device, memory
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, example, fresh_accelerator
 
@@ -91,7 +91,7 @@ def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_lora(family: str) ->
     shape = shape_of(build(family, LAYERS[0], torch.bfloat16))
     measured = per_layer(attach_lora(model, Method(), 0) for model in models)
     copies = 2 * memory.adapter_parameters(shape, memory.Setup()) / shape.layers
-    predicted = memory.layer_activations(shape, memory.Setup(), TOKENS, memory.CPU) + copies
+    predicted = memory.layer_activations(shape, memory.Setup(), TOKENS, device.CPU) + copies
     assert predicted == pytest.approx(measured, rel=0.08)
 
 
@@ -102,7 +102,7 @@ def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_qlora_in_fp32(family
     models = (build(family, layers, torch.float32).requires_grad_(False) for layers in LAYERS)
     shape = shape_of(build(family, LAYERS[0], torch.float32))
     measured = per_layer((attach_lora(model, Method(), 0) for model in models), "no")
-    predicted = memory.layer_activations(shape, memory.Setup("QLoRA", float32=True), TOKENS, memory.CPU)
+    predicted = memory.layer_activations(shape, memory.Setup("QLoRA", float32=True), TOKENS, device.CPU)
     assert predicted == pytest.approx(measured, rel=0.08)
 
 
@@ -112,5 +112,5 @@ def test_a_layer_keeps_as_many_bytes_as_sizing_predicts_for_full(family: str) ->
     shape = shape_of(build(family, LAYERS[0], torch.float32))
     measured = per_layer(build(family, layers, torch.float32) for layers in LAYERS)
     copies = 2 * shape.linear_parameters / shape.layers
-    predicted = memory.layer_activations(shape, full, TOKENS, memory.CPU) + copies
+    predicted = memory.layer_activations(shape, full, TOKENS, device.CPU) + copies
     assert predicted == pytest.approx(measured, rel=0.12)

@@ -10,8 +10,9 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.preflight.changes import changes
 from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
-from finetune_trainer.preflight.prediction import estimates, loads, setups_of
+from finetune_trainer.preflight.prediction import estimates, loads, more_gpus, setups_of
 from finetune_trainer.sizing.memory import predict
 from finetune_trainer.sizing.model_shape import ModelShape
 from tests.unit.finetune_trainer.preflight.test_prediction import DATA, FULL, LORA, QLORA, SHAPE, resolved, spec
@@ -200,8 +201,6 @@ def test_more_gpus_on_each_of_several_nodes_are_offered_with_the_cost_of_all_nod
         ({"gpusPerNode": 8, "nodes": 2}, {"gpusPerNode": 8, "nodes": 4}, "spec.compute.nodes 4"),
         ({"gpusPerNode": 1}, {"gpusPerNode": 8, "nodes": 2}, "spec.compute.gpusPerNode 8 and spec.compute.nodes 2"),
         ({"gpusPerNode": 16}, {"gpusPerNode": 16, "nodes": 16}, "spec.compute.nodes 16"),
-        # the fewest GPUs: two nodes with 3 are cheaper than one with 8
-        ({"gpusPerNode": 3}, {"gpusPerNode": 3, "nodes": 2}, "spec.compute.nodes 2"),
         # of equal numbers the fewest nodes
         ({"gpusPerNode": 1}, {"gpusPerNode": 8}, "spec.compute.gpusPerNode 8"),
         ({"nodes": 2}, {"gpusPerNode": 2, "nodes": 2}, "spec.compute.gpusPerNode 2"),
@@ -216,6 +215,21 @@ def test_as_few_more_gpus_as_possible_are_offered_on_more_nodes_if_one_has_too_f
     assert told == [way], found
     (estimate,) = estimates([small], spec(compute=needed), resolved(method), SHAPE, DATA)
     assert (estimate.fits, estimate.sharded) == (True, True)
+
+
+@pytest.mark.parametrize("method", [LORA, FULL])
+def test_more_gpus_on_fewer_nodes_are_offered_before_fewer_gpus_over_a_network_that_cost_more(method: Any) -> None:
+    memory, wish = least(method, gpusPerNode=3, nodes=2), spec(compute={"gpusPerNode": 3})
+    small = GpuType(name="a10g", memory=str(memory), price_per_hour="1.00")
+    setup, longest = setups_of(wish, resolved(method), SHAPE)[-1], loads(DATA, 8, resolved(method))[-1]
+    offered = [each.compute for each in changes(SHAPE, setup, longest, memory, 0, more_gpus(wish, small))]
+    ways = [{"gpusPerNode": each.gpus_per_node, "nodes": each.nodes} for each in offered if each]
+    assert ways == [{"gpusPerNode": 8, "nodes": 1}, {"gpusPerNode": 3, "nodes": 2}]
+    costs = [estimates([small], spec(compute=way), resolved(method), SHAPE, DATA)[0].cost for way in ways]
+    assert float(costs[0] or 0) < float(costs[1] or 0)
+    found, _ = said([small], method, compute={"gpusPerNode": 3})
+    assert "spec.compute.gpusPerNode 8 (" in found
+    assert "spec.compute.nodes" not in found, "it is not among the three cheapest"
 
 
 @pytest.mark.parametrize("place", [{"model": {"uri": "pvc://c/m"}}, {"output": {"uri": "pvc://c/o"}}])

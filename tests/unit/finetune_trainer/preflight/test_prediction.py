@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.quantity import gibibytes
 from finetune_api.reasons import FailureReason, sentence
+from finetune_api.spec.evaluation import MetricName
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType
@@ -271,3 +272,34 @@ def test_merging_after_a_training_with_sharded_weights_needs_the_whole_model_on_
     (found,) = estimates([GpuType(name="a", memory="16Gi")], merging, resolved(), SHAPE, DATA)
     assert found.fits is False
     assert (found.alternative or "").startswith("spec.output.merge needs the model in bfloat16.")
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "sharded"), [(LORA, "16Gi", True), (FULL, "200Gi", None), (FULL, "80Gi", True)]
+)
+def test_the_network_between_nodes_takes_time_and_money(method: MethodType, memory: str, sharded: bool | None) -> None:
+    gpu = GpuType(name="h100", memory=memory, price_per_hour="1.00")
+    one, two, four = (
+        estimates([gpu], spec(compute={"gpusPerNode": 4 // nodes, "nodes": nodes}), resolved(method), SHAPE, DATA)[0]
+        for nodes in (1, 2, 4)
+    )
+    assert one.sharded == two.sharded == four.sharded == sharded
+    assert one.seconds
+    assert two.seconds
+    assert two.cost
+    sent = 4 if sharded and method is FULL else 2  # parts of 3/4 of the weights, or 32 GB of gradients in two rounds
+    least = 125 * sent * 0.75 * (2 if sharded else 4) * SHAPE.parameters * (1 / 3.125e9 - 1 / 50e9)
+    assert two.seconds > one.seconds + 0.5 * least
+    assert two.seconds == four.seconds
+    assert float(two.cost) == pytest.approx(4 * two.seconds / 3600, abs=0.01)
+
+
+def test_a_job_that_measures_only_the_loss_writes_no_answers() -> None:
+    gpu = GpuType(name="h100", memory="81559Mi")
+    asked = [
+        estimates([gpu], spec(), resolved().model_copy(update={"metrics": metrics}), SHAPE, DATA)[0].seconds or 0
+        for metrics in ([MetricName.LOSS, MetricName.PERPLEXITY], [MetricName.EXACT_MATCH, MetricName.LOSS], None)
+    ]
+    # 16,384 tokens are 29 answers at a time, so each of five rounds has four batches.
+    assert asked[1] - asked[0] == pytest.approx(5 * 4 * 150 * 32 * 1e-3, abs=1)
+    assert asked[1] == asked[2]

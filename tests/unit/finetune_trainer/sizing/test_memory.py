@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_trainer.sizing.device import CUDA
 from finetune_trainer.sizing.memory import (
-    CUDA,
     Load,
     Setup,
     TrainedMethod,

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.sizing.memory import Setup
+from finetune_trainer.sizing.memory import Setup, adapter_parameters
 from finetune_trainer.sizing.run_time import (
     Work,
+    answering_seconds,
     cost,
     divided,
     peak_flops,
@@ -14,6 +15,7 @@ from finetune_trainer.sizing.run_time import (
     training_flops,
     training_seconds,
 )
+from finetune_trainer.sizing.traffic import Layout, gathering_seconds, summing_seconds
 from tests.unit.finetune_trainer.sizing.test_memory import SHAPE
 
 H100 = 989e12
@@ -21,8 +23,11 @@ WORK = Work(
     tokens=1_000_000,
     labels=0,
     context=0.0,
+    steps=125,
+    rows=8,
     micro_batches=500,
-    answers=200,
+    answered=200,
+    rounds=1,
     prompt_tokens=400,
     answer_tokens=112,
     answering=16_384,
@@ -90,10 +95,30 @@ def test_cost_is_a_decimal_string() -> None:
 
 
 def test_gpus_share_the_rows_and_each_loads_the_model() -> None:
-    work = divided(WORK, 3)
-    assert (work.tokens, work.micro_batches, work.answers, work.loads) == (333_334, 167, 67, 1)
+    work = divided(WORK, 4)
+    assert (work.tokens, work.micro_batches, work.answered, work.loads) == (250_000, 125, 50, 1)
     assert divided(WORK, 1) == WORK
     assert total_seconds(SHAPE, Setup("LoRA"), work, H100) < total_seconds(SHAPE, Setup("LoRA"), WORK, H100)
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(3, 3 / 8), (8, 1 / 8), (16, 1 / 8), (256, 1 / 8)])
+def test_a_gpu_has_whole_rows_and_a_micro_batch_in_each_step(gpus: int, share: float) -> None:
+    work = divided(WORK, gpus)
+    assert work.tokens == share * WORK.tokens
+    assert work.micro_batches == WORK.steps * (2 if gpus == 3 else 1)
+
+
+def test_a_job_without_training_has_no_micro_batches() -> None:
+    work = divided(replace(WORK, steps=0, micro_batches=0, tokens=0), 4)
+    assert (work.tokens, work.micro_batches) == (0, 0)
+
+
+def test_each_model_answers_in_batches_of_its_own() -> None:
+    once = answering_seconds(SHAPE, Setup(), replace(WORK, answered=1))
+    assert once == 112 * 32 * 1e-3
+    assert answering_seconds(SHAPE, Setup(), replace(WORK, answered=32, rounds=5)) == 5 * once
+    assert answering_seconds(SHAPE, Setup(), replace(WORK, answered=33, rounds=5)) == 10 * once
+    assert answering_seconds(SHAPE, Setup(), replace(WORK, answered=0)) == 0
 
 
 def test_weights_for_images_are_loaded_but_take_no_part_in_a_step() -> None:
@@ -103,12 +128,47 @@ def test_weights_for_images_are_loaded_but_take_no_part_in_a_step() -> None:
     assert training_seconds(both, Setup(), WORK, H100) == training_seconds(SHAPE, Setup(), WORK, H100)
 
 
-def test_sharded_weights_are_gathered_for_each_micro_batch_and_each_token_of_an_answer() -> None:
-    one = replace(WORK, tokens=100, micro_batches=100, answers=1)
+@pytest.mark.parametrize(("layout", "rate"), [(Layout(4), 50e9), (Layout(4, 2), 3.125e9), (Layout(4, 4), 3.125e9)])
+def test_sharded_weights_are_gathered_for_each_micro_batch_and_each_token_of_an_answer(
+    layout: Layout, rate: float
+) -> None:
+    one = replace(WORK, tokens=100, steps=0, micro_batches=100, answered=1)
     whole, sharded = Setup(), Setup(shards=4)
-    once = 0.75 * 2 * SHAPE.parameters / 50e9
-    assert training_seconds(SHAPE, whole, one, 989e12) == pytest.approx(100 * 32 * 2e-3)
-    assert training_seconds(SHAPE, sharded, one, 989e12) == pytest.approx(100 * 2 * once)
-    assert training_seconds(SHAPE, replace(sharded, method="Full"), one, 989e12) == pytest.approx(100 * 4 * once)
-    more = total_seconds(SHAPE, sharded, one, 989e12) - total_seconds(SHAPE, whole, one, 989e12)
+    once = 0.75 * 2 * SHAPE.parameters / rate
+    assert training_seconds(SHAPE, whole, one, 989e12, layout) == pytest.approx(100 * 32 * 2e-3)
+    assert training_seconds(SHAPE, sharded, one, 989e12, layout) == pytest.approx(100 * 2 * once)
+    full = replace(sharded, method="Full")
+    assert training_seconds(SHAPE, full, one, 989e12, layout) == pytest.approx(100 * 4 * once)
+    more = total_seconds(SHAPE, sharded, one, 989e12, layout) - total_seconds(SHAPE, whole, one, 989e12, layout)
     assert more == pytest.approx(one.answer_tokens * (once - 32e-3) + 100 * (2 * once - 32 * 2e-3))
+
+
+@pytest.mark.parametrize(("layout", "rate"), [(Layout(4), 50e9), (Layout(4, 2), 3.125e9)])
+def test_gradients_that_are_not_sharded_are_added_up_once_in_each_step(layout: Layout, rate: float) -> None:
+    ten, none = replace(WORK, steps=10), replace(WORK, steps=0)
+
+    def summing(setup: Setup) -> float:
+        return training_seconds(SHAPE, setup, ten, H100, layout) - training_seconds(SHAPE, setup, none, H100, layout)
+
+    each = 2 * 0.75 * 4 / rate
+    assert summing(Setup("Full")) == pytest.approx(10 * each * SHAPE.parameters)
+    for setup in (Setup(), Setup(shards=4), Setup("QLoRA")):
+        assert summing(setup) == pytest.approx(10 * each * adapter_parameters(SHAPE, setup))
+    head = Setup(modules_to_save=("lm_head",))
+    assert summing(head) == pytest.approx(10 * each * (adapter_parameters(SHAPE, head) + 4096 * 128256))
+    assert summing(Setup("Full", shards=4)) == 0, "the backward pass adds them up"
+
+
+def test_one_gpu_sends_nothing() -> None:
+    for setup in (Setup(), Setup("Full")):
+        alone = training_seconds(SHAPE, setup, replace(WORK, steps=0), H100)
+        assert training_seconds(SHAPE, setup, WORK, H100) == alone
+
+
+def test_a_70b_model_over_two_nodes_waits_for_the_network() -> None:
+    """15/16 of 141 GB pass each link of the ring: 42 s over 25 Gb/s, and 2.6 s in one machine."""
+    large = replace(SHAPE, parameters=70_553_706_496, layers=80)
+    shards = Setup(shards=16)
+    assert gathering_seconds(large, shards, Layout(16, 2)) == pytest.approx(42.3, abs=0.1)
+    assert gathering_seconds(large, shards, Layout(16, 1)) == pytest.approx(2.6, abs=0.1)
+    assert summing_seconds(SHAPE, Setup("Full"), Layout(16, 2)) == pytest.approx(19.3, abs=0.1)

@@ -179,7 +179,7 @@ def test_what_else_a_later_attempt_needs_is_renewed_after_each_upload(tmp_path: 
         course.step()
         course.checkpoints.after_step(course.trainee)
         course.checkpoints.finish()
-        assert course.checkpoints._renewing.wait(10)
+        assert course.checkpoints._uploads._renewing.wait(10)
     assert renewed == [1, 2]
 
 
@@ -195,7 +195,7 @@ def long_renewal(tmp_path: Path) -> Iterator[Course]:
     course.step()
     course.checkpoints.after_step(course.trainee)
     course.checkpoints.finish()
-    assert course.checkpoints._renewing.busy
+    assert course.checkpoints._uploads._renewing.busy
     yield course
     over.set()
 
@@ -206,7 +206,7 @@ def test_checkpoints_are_taken_while_something_is_renewed(long_renewal: Course) 
         long_renewal.checkpoints.after_step(long_renewal.trainee)
         long_renewal.checkpoints.finish()
     assert long_renewal.stored.keys() == {1, 2, 3}
-    assert long_renewal.checkpoints._renewing.busy
+    assert long_renewal.checkpoints._uploads._renewing.busy
 
 
 def test_after_sigterm_the_renewal_ends_and_the_last_step_is_uploaded_at_once(
@@ -216,12 +216,12 @@ def test_after_sigterm_the_renewal_ends_and_the_last_step_is_uploaded_at_once(
     sigterm(60)
     assert long_renewal.checkpoints.after_sigterm(long_renewal.trainee) == 2
     assert termination.seconds_left() > 40, "the grace period was not used up"
-    assert long_renewal.checkpoints._renewing.wait(10)
+    assert long_renewal.checkpoints._uploads._renewing.wait(10)
 
 
 def test_the_renewal_ends_with_the_training(long_renewal: Course) -> None:
     long_renewal.checkpoints.close()
-    assert long_renewal.checkpoints._renewing.wait(10)
+    assert long_renewal.checkpoints._uploads._renewing.wait(10)
 
 
 def test_without_memory_for_a_copy_training_waits_for_the_upload_and_the_log_says_so(
