@@ -136,7 +136,7 @@ def _create(api: Api, store: Store, world: World, body: Object) -> None:
 
 
 def _tell(api: Api, world: World, event: Event, now: datetime) -> None:
-    """Write an Event. Log one that is refused, for example because a quota on count/events is used up."""
+    """Write an Event. Log one that is refused, for example by a policy for Events."""
     try:
         api.create(_event(world, event, now))
     except NamespaceGoneError:

@@ -118,9 +118,7 @@ def told(error: ApiError) -> FullOfEvents:
 @pytest.mark.parametrize(
     "error",
     [
-        ApiError(
-            403, 'events "t" is forbidden: exceeded quota: events, requested: count/events=1, used: 9, limited: 9'
-        ),
+        ApiError(403, 'events is forbidden: User "o" cannot create resource "events" in the namespace "team"'),
         ApiError(422, 'Event "t" is invalid'),
         ApiError(500, 'Internal error occurred: failed calling webhook "policy": connection refused'),
     ],
