@@ -128,6 +128,21 @@ def test_attempts_that_a_node_refuses_are_bounded_and_its_second_refusal_is_its_
     assert "Node n2 refused the pod: UnexpectedAdmissionError: Allocate failed" in job.ready["message"]
 
 
+def test_a_pod_that_is_refused_after_its_node_was_restarted_has_ended_and_the_next_attempt_follows() -> None:
+    """The kubelet replaces the status of a pod that has trained."""
+    job = Interrupted(3)
+    trains = job.cluster.start(job.next_pod(), "n1")
+    job.cluster.settle()
+    job.cluster.now += timedelta(hours=1)
+    said = {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no healthy devices present"}
+    job.cluster.change(trains, phase="Failed", conditions={}, started=None, **said)
+
+    assert job.next_pod().name != trains.name
+    (first, _) = job.cluster.status["attempts"]
+    assert (first["reason"], first["nodeName"], first["gpuSeconds"]) == ("NodeFault", "n1", 3600)
+    assert "completionTime" in first
+
+
 def test_a_node_that_refuses_a_pod_now_and_then_is_not_avoided() -> None:
     """A kubelet refuses pods for a moment after each restart of its node."""
     job = Interrupted(3)
