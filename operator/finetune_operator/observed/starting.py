@@ -58,6 +58,12 @@ class _Trouble:
             return timedelta(0)
         return IMAGE_GRACE if self.reason in _IMAGE_TROUBLE | _CONTAINER_TROUBLE else START_LIMIT
 
+    def said(self, pod: Pod) -> str:
+        """Return the words of the kubelet. Before Kubernetes 1.32, only an Event says why a pull failed."""
+        found = f"{self.reason}: {self.message}" if self.message else self.reason
+        lacks_cause = self.reason == "ImagePullBackOff" and "ErrImagePull" not in self.message
+        return f"{found}. {pod.event.pull_error}" if lacks_cause and pod.event and pod.event.pull_error else found
+
     def failure(self, pod: Pod) -> FailureReason:
         """Return the reason if the container of this pod does not start within its grace."""
         if self.reason in _RUNTIME_TROUBLE:
@@ -66,11 +72,9 @@ class _Trouble:
             return FailureReason.POD_START_FAILED
         if self.reason == "RegistryUnavailable":
             return FailureReason.REGISTRY_UNAVAILABLE
-        # Before Kubernetes 1.32, the state of the container does not say why the pull failed.
-        said = f"{self.message} {pod.event.pull_error if pod.event else ''}"
         own = self.container in (CONTAINER, FETCHER)
         final = FailureReason.IMAGE_PULL_FAILED if own else FailureReason.POD_START_FAILED
-        return final if self.reason in _NO_IMAGE else runtime_words.of_pull(said) or final
+        return final if self.reason in _NO_IMAGE else runtime_words.of_pull(self.said(pod)) or final
 
 
 def waiting(pod: Pod, now: datetime) -> RunStanding:
@@ -145,14 +149,13 @@ def _in_trouble(pod: Pod, trouble: _Trouble, now: datetime) -> RunStanding:
     The grace begins with the failure, as far as Events tell it: the pull before it may have taken long. A pull that
     runs again is waited for."""
     whose = "" if trouble.container in (CONTAINER, FETCHER) else f"container {trouble.container}: "
-    said = f"{trouble.reason}: {trouble.message}" if trouble.message else trouble.reason
     since = pod.event.step_since if pod.event else None
     left = max(pod.may_start_since, min(since or pod.created, now)) + trouble.grace - now
     if trouble.reason in _IMAGE_TROUBLE - _NO_IMAGE and pod.event is not None and pod.event.reason == _PULLING:
         left = max(left, LOOK_AGAIN_STUCK)
     if pod.placed is not None:
         left = min(left, pod.placed + _longest(pod) - now)
-    return _failing(pod, f"{whose}{said}", left, trouble.failure(pod))
+    return _failing(pod, f"{whose}{trouble.said(pod)}", left, trouble.failure(pod))
 
 
 def _of_event(pod: Pod, event: PodEvent) -> FailureReason:

@@ -86,14 +86,27 @@ def test_a_first_failure_after_a_long_pull_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("cause", ["in the state", "in an Event alone"])
-def test_a_pull_that_fails_again_and_again_ends_the_attempt_with_the_words_of_the_registry(cause: str) -> None:
-    cluster, error = Cluster(), "trainer:1: not found"
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        ("trainer:1: not found", FailureReason.IMAGE_PULL_FAILED),
+        ("401 Unauthorized", FailureReason.IMAGE_PULL_FAILED),
+        ("unexpected EOF", FailureReason.REGISTRY_UNAVAILABLE),
+    ],
+)
+def test_a_pull_that_fails_again_and_again_ends_the_attempt_with_the_words_of_the_registry(
+    error: str, failure: FailureReason, cause: str
+) -> None:
+    cluster = Cluster()
     cluster.pulls((0, 1), (11, 12), (32, 33), error=error)
     shown = f": ErrImagePull: {error}" if cause == "in the state" else ""
     failed = pending("ImagePullBackOff", f'Back-off pulling image "trainer:1"{shown}')
 
     assert judged(cluster, failed, 50).standing is Standing.WAITING
-    assert judged(cluster, failed, 6 + IMAGE_GRACE.total_seconds()).failure is FailureReason.IMAGE_PULL_FAILED
+    late = judged(cluster, failed, 6 + IMAGE_GRACE.total_seconds())
+    assert late.failure is failure
+    assert late.message.startswith("Pod p cannot start: ImagePullBackOff: Back-off pulling image")
+    assert late.message.endswith(f": {error}.")
 
 
 def test_a_kubelet_that_always_pulls_and_fails_with_new_words_ends_with_its_own_back_off() -> None:
