@@ -41,6 +41,7 @@ class FailureReason(StrEnum):
     OUTPUT_OCCUPIED = "OutputOccupied"
     DOES_NOT_FIT = "DoesNotFit"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    REGISTRY_UNAVAILABLE = "RegistryUnavailable"
     POD_START_FAILED = "PodStartFailed"
     LOSS_DIVERGED = "LossDiverged"
     EVALUATION_GATE_FAILED = "EvaluationGateFailed"
@@ -52,6 +53,7 @@ class FailureReason(StrEnum):
     PREEMPTED = "Preempted"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
+    NODE_FAULT = "NodeFault"
     KILLED = "Killed"
     TRAINING_STALLED = "TrainingStalled"
     PEER_LOST = "PeerLost"
@@ -122,6 +124,12 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.IMAGE_PULL_FAILED: Failure(
         0, Actor.PLATFORM, "Correct spec.trainer.image in the FineTuneProfile, then create the job again."
     ),
+    FailureReason.REGISTRY_UNAVAILABLE: Failure(
+        0,
+        Actor.PLATFORM,
+        "Check that the registry of the image works, and that the nodes reach it.",
+        Retry.BACKOFF,
+    ),
     FailureReason.POD_START_FAILED: Failure(
         0,
         Actor.PLATFORM,
@@ -187,6 +195,13 @@ FAILURES: dict[FailureReason, Failure] = {
         "Check the nodes that status.attempts names, and their network.",
         Retry.INTERRUPTION,
     ),
+    FailureReason.NODE_FAULT: Failure(
+        0,
+        Actor.PLATFORM,
+        "Check the kubelet, the container runtime and the device plugin of the nodes that status.attempts names.",
+        Retry.INTERRUPTION,
+        "A node on which this happens twice in a row is avoided.",
+    ),
     FailureReason.KILLED: Failure(
         0,
         Actor.PLATFORM,
@@ -223,18 +238,20 @@ FAILURES: dict[FailureReason, Failure] = {
 }
 
 RETRIED_PREFLIGHTS = {
+    FailureReason.REGISTRY_UNAVAILABLE,
     FailureReason.STORAGE_UNAVAILABLE,
     FailureReason.DISK_FULL,
     FailureReason.PREEMPTED,
     FailureReason.EVICTED,
     FailureReason.NODE_LOST,
+    FailureReason.NODE_FAULT,
     FailureReason.KILLED,
     FailureReason.TRAINING_STALLED,
     FailureReason.STATUS_NOT_WRITABLE,
 }
-"""Failures of a preflight that are retried: those of the storage and of the node, a preflight that hangs, and a pod
-whose ServiceAccount was deleted while it ran. A preflight that crashes or needs too much memory does the same again,
-and nobody waits for its checkpoint."""
+"""Failures of a preflight that are retried: those of the storage, of the registry and of the node, a preflight that
+hangs, and a pod whose ServiceAccount was deleted while it ran. A preflight that crashes or needs too much memory does
+the same again, and nobody waits for its checkpoint."""
 
 SUPERSEDED_EXIT_CODE = 40
 """Exit code of a pod that stopped because another attempt now writes the job's status. The job has not failed."""

@@ -39,7 +39,8 @@ class RunPolicy(ApiModel):
     max_retries: Annotated[int, Field(ge=0, le=100)] | None = None
     """How often the job is tried again after a failure that a retry can help with, for example a storage that did not
     answer. Also the number of interruptions in a row without progress that the job accepts. An interruption before the
-    first step of an attempt, for example while it loads the model, does not count here. Default: 3."""
+    first step of an attempt, for example while it loads the model, does not count here, unless its node did not start
+    it (NodeFault). Default: 3."""
     max_interruptions: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """How many interruptions the job accepts: preempted, evicted, deleted or lost pods. They are not counted as
     retries. Default: 100."""

@@ -16,6 +16,17 @@ Money = Annotated[str, Field(max_length=32)]
 """An amount of money as a decimal string, in the currency of pricePerHour."""
 
 
+class Reach(StatusModel):
+    """How far attempts came."""
+
+    stage: Reason | None = None
+    """The latest part of the work."""
+    checkpoint_step: int | None = None
+    """Optimizer step of the latest checkpoint of that part."""
+    kept_results: int | None = None
+    """The largest number of results that a later attempt takes over."""
+
+
 class Counts(StatusModel):
     """How often training was tried."""
 
@@ -29,6 +40,11 @@ class Counts(StatusModel):
     interruptions: int | None = None
     """Number of attempts, and of preflights, that were interrupted: preempted, evicted, deleted or lost with their
     node."""
+    in_vain: int | None = None
+    """Number of the last interruptions in a row without progress, as far as they count for spec.runPolicy.maxRetries:
+    without attempts that were interrupted before their first step."""
+    forgotten: Reach | None = None
+    """How far the attempts came that status.attempts no longer lists."""
     reasons: Annotated[dict[str, int], Field(max_length=64)] | None = None
     """Number of attempts that ended without success, by reason."""
     preflight_reasons: Annotated[dict[str, int], Field(max_length=64)] | None = None
@@ -92,7 +108,8 @@ class Attempt(StatusModel):
     avoided_nodes: (
         Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=32), SchemaKeys(ATOMIC)] | None
     ) = None
-    """Nodes on which the attempt could not run, because a GPU had failed there."""
+    """Nodes on which the attempt could not run, because a GPU had failed there, or because they had not started earlier
+    attempts."""
     gpus: int | None = None
     """Number of GPUs of each pod; absent if it is one."""
     gpu_seconds: int | None = None

@@ -1,6 +1,7 @@
 """Carries out a plan. Every write can be repeated: names are deterministic, and a status is applied as a whole."""
 
 import hashlib
+import logging
 from datetime import datetime
 
 from finetune_api import names
@@ -11,6 +12,8 @@ from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.store.kept import unpacked
 from finetune_operator.store.store import KINDS, Store
+
+logger = logging.getLogger(__name__)
 
 
 class NameTakenError(Exception):
@@ -37,7 +40,8 @@ class OutdatedError(Exception):
 def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> None:
     """Carry out `plan`, and put what the API server answers into the store.
 
-    Events are written before the status, so that no Event is lost if the process stops in between. The Jobs of a job
+    Events are written before the status, so that no Event is lost if the process stops in between. One that the API
+    server refuses is left out: nothing depends on an Event, and a job must end also without it. The Jobs of a job
     that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are
     deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
@@ -51,7 +55,7 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     if plan.is_final:
         _delete(api, store, world, plan)
     for event in plan.events:
-        api.create(_event(world, event, now))
+        _tell(api, world, event, now)
     if plan.status is not None:
         _write_status(api, store, world, plan.status)
     if not plan.is_final:
@@ -129,6 +133,19 @@ def _create(api: Api, store: Store, world: World, body: Object) -> None:
             raise OtherBundleError(present)
     if body["kind"] in KINDS:
         store.put(body["kind"], present, own=True)
+
+
+def _tell(api: Api, world: World, event: Event, now: datetime) -> None:
+    """Write an Event. Log one that is refused, for example by a policy for Events."""
+    try:
+        api.create(_event(world, event, now))
+    except NamespaceGoneError:
+        raise
+    except ApiError as error:
+        if not _is_refusal(error):
+            raise
+        what = f"Event {event.reason} of {world.namespace}/{world.name}"
+        logger.warning("The API server refused %s: %s", what, error.message)
 
 
 def _check_owner(world: World, body: Object, present: Object) -> None:

@@ -12,6 +12,9 @@ REFUSAL_GRACE = timedelta(seconds=3)
 _HARMLESS = {"FailedScheduling", "FailedToRetrieveImagePullSecret"}
 """Warnings that do not prevent a pod from starting. The first is obsolete once a pod has a node. The second is also
 sent if the image needs no Secret."""
+_STEPS = {"Pulling", "Pulled", "Created", "Started", "Failed", "BackOff"}
+"""What the kubelet reports about a container that it starts. It sends the same report again as the same Event."""
+_PULL_FAILED = "Failed to pull image"
 
 
 def refusal(api: Api, namespace: str, uid: str, run: Run, now: datetime) -> str:
@@ -31,7 +34,15 @@ def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
     last = latest([event for event in events if event.get("type") != "Warning" or holds_up(event.get("reason", ""))])
     if last is None:
         return None
-    return PodEvent(last.get("type") == "Warning", last.get("reason", ""), last.get("message", ""))
+    steps = (event["metadata"]["creationTimestamp"] for event in events if event.get("reason") in _STEPS)
+    failed = latest([event for event in events if str(event.get("message", "")).startswith(_PULL_FAILED)])
+    return PodEvent(
+        last.get("type") == "Warning",
+        last.get("reason", ""),
+        last.get("message", ""),
+        step_since=max(map(datetime.fromisoformat, steps), default=None),
+        pull_error=failed["message"] if failed else "",
+    )
 
 
 def holds_up(reason: str) -> bool:

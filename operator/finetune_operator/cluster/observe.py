@@ -23,7 +23,7 @@ from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.starting import is_stuck
+from finetune_operator.observed.starting import needs_events
 from finetune_operator.observed.world import EarlierJob, Key, World, parse_spec
 from finetune_operator.store.kept import KeptJob, KeptRun, unpacked
 from finetune_operator.store.store import Store
@@ -198,7 +198,7 @@ def _explained(api: Api, workloads: Workloads | None, namespace: str, uid: str, 
         return _queued(workloads, namespace, uid, run)
     if run.lacks_pods and run.is_live:
         return replace(run, refusal=refusal(api, namespace, uid, run, now))
-    if run.pod is not None and is_stuck(run.pod, now):
+    if run.pod is not None and needs_events(run.pod, now):
         return replace(run, pod=replace(run.pod, event=pod_event(api, namespace, run.pod.uid)))
     return run
 

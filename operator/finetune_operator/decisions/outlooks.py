@@ -38,7 +38,7 @@ def training(
     if attempt.standing is not Standing.RUNNING:
         message = f"{attempt.message or 'The training pod is starting.'}{wanted}"
         if record.avoided_nodes:
-            message += f" It does not use {', '.join(record.avoided_nodes)}, because a GPU failed there."
+            message += f" It does not use {', '.join(record.avoided_nodes)}, because earlier attempts failed there."
         if waits_until is not None:
             message += f" The job fails at {waits_until:%Y-%m-%d %H:%M} UTC if no other node can run the pod by then."
         return Outlook(State.QUEUED, "WaitingForGPU", message)

@@ -96,9 +96,10 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     The attempt reads only its bundle, so a changed or deleted profile does not stop it."""
     record, attempt = history.attempts[-1], history.standing
     run = records.run_of(world, record)
-    if finding := placement.without_a_node(record, run, now):
-        stuck = records.stopped(world, history, FailureReason.GPU_FAULT, finding, now)
-        return plans.fail(world, stuck, FailureReason.GPU_FAULT, finding, now)
+    why_avoided = placement.why_avoided(history.attempts)
+    if finding := placement.without_a_node(record, run, why_avoided, now):
+        stuck = records.stopped(world, history, why_avoided, finding, now)
+        return plans.fail(world, stuck, why_avoided, finding, now)
     if finding := gathering.incomplete(run, attempt.standing, now):
         dissolved = records.stopped(world, history, FailureReason.EVICTED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), dissolved, now, requeue_after=NOW_AGAIN)

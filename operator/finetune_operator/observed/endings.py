@@ -8,7 +8,8 @@ import signal
 from finetune_api import names
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
-from finetune_operator.observed.pods import Companion, NodeState, Pod
+from finetune_operator.observed import runtime_words
+from finetune_operator.observed.pods import NEVER_RAN, Companion, NodeState, Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {
@@ -35,8 +36,27 @@ _OWN_LIMITS = (
 other messages are about the node: "The node was low on resource", "The node had condition"."""
 _UNKNOWN_END = {"ContainerStatusUnknown", "Unknown"}
 """Termination reasons of the kubelet and containerd for a container whose end they did not observe."""
-_NEVER_RAN = {"StartError", "ContainerCannotRun"}
-"""Termination reasons for a container whose command could not be run. The message contains the runtime's error."""
+_NO_ROOM = {"NodeAffinity", "NodePorts", "NodeShutdown", "TaintToleration", "TopologyAffinityError"}
+"""Reasons with which a kubelet refuses a pod for which it has no room now: beside OutOfcpu, OutOfnvidia.com/gpu and the
+like. TopologyAffinityError: its resources are free, but not all on one NUMA node."""
+_REFUSALS = {
+    "AdmissionFailed",
+    "AppArmor",
+    "Forbidden",
+    "InitContainerRestartPolicyForbidden",
+    "InvalidNodeInfo",
+    "PodFeatureUnsupported",
+    "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "SMTAlignmentError",
+    "SupplementalGroupsPolicyNotSupported",
+    "SysctlForbidden",
+    "UnexpectedAdmissionError",
+}
+"""Reasons with which a kubelet refuses a pod because its node cannot run it: a device that is broken, or a setting of
+the node. From pkg/kubelet. The scheduler does not know of them, and may choose the same node again."""
+_COMMAND_EXIT_CODES = (126, 127)
+"""Exit codes of a shell and of a runtime for a command that cannot be run or does not exist."""
 
 _USAGE_EXIT_CODE, _REFUSED_ARGUMENT = 2, "error: unrecognized arguments: "
 """How argparse ends a program with arguments that it does not know."""
@@ -101,6 +121,8 @@ def _without_a_container(pod: Pod) -> End:
     failed = next((c for c in pod.companions if c.comes_first and c.exit_code), None)
     if failed is not None and failed.name == names.FETCHER:
         return _while_fetching(pod, failed)
+    if failed is not None and (end := _by_the_node(pod, failed.runtime_error)) is not None:
+        return end
     if failed is not None:
         return (
             f"Container {failed.name} failed with exit code {failed.exit_code}. It was added to pod {pod.name} and "
@@ -108,10 +130,27 @@ def _without_a_container(pod: Pod) -> End:
             FailureReason.POD_START_FAILED,
         )
     said = f"{pod.message or pod.reason or 'no cause is reported'}".rstrip(".")
-    # Reasons with which a kubelet refuses a pod: OutOfcpu, OutOfnvidia.com/gpu, UnexpectedAdmissionError, NodeAffinity.
-    if pod.reason.startswith("OutOf") or pod.reason in ("UnexpectedAdmissionError", "NodeAffinity"):
+    if pod.reason.startswith("OutOf") or pod.reason in _NO_ROOM:
         return f"Node {pod.node_name} refused the pod: {said}.", FailureReason.EVICTED
+    if pod.reason in _REFUSALS:
+        return f"Node {pod.node_name} refused the pod: {pod.reason}: {said}.", FailureReason.NODE_FAULT
     return f"Pod {pod.name} failed: {said}.", FailureReason.NODE_LOST
+
+
+def _never_started(pod: Pod, error: str) -> End:
+    """Return why a container of the trainer's image was not started. `error`: the words of the container runtime."""
+    finding = f"The command of spec.trainer.image could not be run{f': {error}' if error else ''}".rstrip(".")
+    return _by_the_node(pod, error) or (f"{finding}.", FailureReason.POD_START_FAILED)
+
+
+def _by_the_node(pod: Pod, error: str) -> End | None:
+    """Return that the node is at fault for a container that was not started; None if its command is, or if the
+    container runtime says nothing."""
+    reason = runtime_words.of_start(error, pod.trains)
+    if not error or (reason is None and runtime_words.is_about_the_command(error)):
+        return None
+    said = error.strip().rstrip(".")
+    return f"Node {pod.node_name} could not start the container: {said}.", reason or FailureReason.NODE_FAULT
 
 
 def _while_fetching(pod: Pod, fetcher: Companion) -> End:
@@ -119,6 +158,8 @@ def _while_fetching(pod: Pod, fetcher: Companion) -> End:
     codes."""
     if fetcher.ended_as == "OOMKilled":
         message, reason = "The container exceeded its memory limit and was killed.", FailureReason.HOST_OUT_OF_MEMORY
+    elif fetcher.ended_as in NEVER_RAN:
+        message, reason = _never_started(pod, fetcher.runtime_error)
     else:
         message, reason = _by_exit_code(pod, fetcher.exit_code or 0)
     return f"While the base model was fetched: {message}", reason
@@ -131,10 +172,8 @@ def _by_exit_code(pod: Pod, code: int) -> End:
             "The node did not observe the end of the container, for example because the node was restarted.",
             FailureReason.NODE_LOST,
         )
-    if pod.termination_reason in _NEVER_RAN or code in (126, 127):
-        error = f": {pod.termination_text}" if pod.termination_reason in _NEVER_RAN and pod.termination_text else ""
-        finding = f"The command of spec.trainer.image could not be run{error}".rstrip(".")
-        return f"{finding}.", FailureReason.POD_START_FAILED
+    if pod.termination_reason in NEVER_RAN or code in _COMMAND_EXIT_CODES:
+        return _never_started(pod, pod.termination_text if pod.termination_reason in NEVER_RAN else "")
     if code == _USAGE_EXIT_CODE and _REFUSED_ARGUMENT in pod.termination_text:
         return (
             "The trainer is older than the operator, and does not know an argument that this job needs. Update "

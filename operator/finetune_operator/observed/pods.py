@@ -19,6 +19,8 @@ Object = dict[str, Any]
 
 _READ = {"PodScheduled", "PodReadyToStartContainers", "DisruptionTarget"}
 """Conditions that decisions read. Others are not kept in memory."""
+NEVER_RAN = {"StartError", "ContainerCannotRun"}
+"""Termination reasons for a container that was not started. The message contains the runtime's error."""
 MOST_GRACE_SECONDS = 7 * 86_400
 """A longer grace period counts as a week. Tenants can write any number of seconds."""
 
@@ -50,12 +52,16 @@ class Companion:
     exit_code: int | None = None
     ended_as: str = ""
     """Reason of its end, for example OOMKilled."""
+    runtime_error: str = ""
+    """Why the container runtime could not start it."""
+    finished: datetime | None = None
+    """By the clock of the cluster, as far as the pod shows the difference."""
 
     @classmethod
     def parse(cls, status: Object, comes_first: bool, is_sidecar: bool) -> "Companion":
-        """From one entry of containerStatuses or initContainerStatuses."""
+        """From one entry of containerStatuses or initContainerStatuses. `finished` is by the clock of the node."""
         state = status.get("state", {})
-        waiting = state.get("waiting", {})
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
         return cls(
             name=status["name"],
             comes_first=comes_first,
@@ -64,8 +70,10 @@ class Companion:
             waiting_message=waiting.get("message", ""),
             is_running="running" in state,
             is_ready=bool(status.get("started")),
-            exit_code=state.get("terminated", {}).get("exitCode"),
-            ended_as=state.get("terminated", {}).get("reason", ""),
+            exit_code=ended.get("exitCode"),
+            ended_as=ended.get("reason", ""),
+            runtime_error=ended.get("message", "") if ended.get("reason") in NEVER_RAN else "",
+            finished=_time(ended.get("finishedAt")) if comes_first else None,
         )
 
 
@@ -76,6 +84,11 @@ class PodEvent:
     is_warning: bool
     reason: str
     message: str
+    step_since: datetime | None = None
+    """When the kubelet first reported the newest step with a container: a pull, a creation, a start, or a failure of
+    one. The same report, sent again, does not count. By the clock of the API server."""
+    pull_error: str = ""
+    """Why the last pull failed."""
 
 
 class NodeState(Enum):
@@ -98,6 +111,8 @@ class Pod:
     uid: str = ""
     index: int = 0
     """Its number among the pods of its Job; 0 on one node."""
+    trains: bool = True
+    """Whether it belongs to a training attempt. Other pods have no GPU."""
     due: datetime | None = None
     """When a pod that is being deleted must be gone: time of the request plus the grace period."""
     grace: timedelta = timedelta(0)
@@ -135,13 +150,15 @@ class Pod:
         conditions = {c["type"]: _condition(c) for c in status.get("conditions", []) if c["type"] in _READ}
         scheduled, finished = conditions.get("PodScheduled"), _time(ended.get("finishedAt"))
         behind = node_clocks.behind(scheduled.since if scheduled else None, _time(status.get("startTime")))
-        correction = node_clocks.correction(behind, finished, node_clocks.written(metadata.get("managedFields", [])))
+        written = node_clocks.written(metadata.get("managedFields", []))
+        correction = node_clocks.correction(behind, finished, written)
         return cls(
             name=metadata["name"],
             created=datetime.fromisoformat(metadata["creationTimestamp"]),
             phase=sys.intern(status.get("phase", "Pending")),
             uid=metadata.get("uid", ""),
             index=int(metadata.get("labels", {}).get(names.LABEL_INDEX, 0)),
+            trains=names.LABEL_ATTEMPT in metadata.get("labels", {}),
             due=_time(metadata.get("deletionTimestamp")),
             grace=timedelta(seconds=min(metadata.get("deletionGracePeriodSeconds") or 0, MOST_GRACE_SECONDS)),
             reason=status.get("reason", ""),
@@ -157,7 +174,7 @@ class Pod:
             termination_reason=ended.get("reason", ""),
             termination_text=ended.get("message", ""),
             termination=_termination(ended.get("message", ""), ended.get("exitCode")),
-            companions=_companions(pod),
+            companions=tuple(_by_the_cluster(each, behind, written) for each in _companions(pod)),
         )
 
     @property
@@ -186,6 +203,13 @@ class Pod:
         return self.placed or self.started
 
     @property
+    def may_start_since(self) -> datetime:
+        """Return since when nothing has to happen before the trainer starts: the pod has a node, and the containers
+        before it that have ended are done."""
+        ends = [each.finished for each in self.companions if each.finished is not None and not each.is_sidecar]
+        return max([self.placed or self.created, *ends])
+
+    @property
     def lingering(self) -> str:
         """Names of the containers that keep the pod running though the trainer's has ended; "" where none does."""
         if self.is_over or self.exit_code is None:
@@ -205,6 +229,12 @@ def _companions(pod: Object) -> tuple[Companion, ...]:
     first = [Companion.parse(c, True, c["name"] in sidecars) for c in status.get("initContainerStatuses", [])]
     beside = [c for c in status.get("containerStatuses", []) if c["name"] != names.CONTAINER]
     return (*first, *(Companion.parse(c, False, False) for c in beside))
+
+
+def _by_the_cluster(companion: Companion, behind: timedelta, written: datetime | None) -> Companion:
+    if companion.finished is None:
+        return companion
+    return replace(companion, finished=companion.finished + node_clocks.correction(behind, companion.finished, written))
 
 
 def _condition(condition: Object) -> PodCondition:

@@ -175,6 +175,12 @@ class PlayedPod:
         target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message}
         self._write(phase="Failed", reason="Evicted", message=message, conditions=[target])
 
+    def is_refused(self, reason: str, message: str) -> None:
+        """The kubelet does not admit the pod. It replaces its status, so that the pod has no containers and no
+        conditions."""
+        self.is_bound()
+        self._write(phase="Failed", reason=reason, message=message, conditions=[], containerStatuses=[])
+
     def is_disrupted(self, reason: str) -> None:
         """Somebody else ends it, for a reason of the condition DisruptionTarget."""
         target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": ""}

@@ -6,17 +6,21 @@ from copy import deepcopy
 import pytest
 
 from devcluster import Cluster
+from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason
 from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
-from tests.integration.kube import PROFILES, Kube
+from tests.integration.kube import PROFILES, Kube, RefusedError
 from tests.integration.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("operator")
 
 End = tuple[Callable[[PlayedPod], None], FailureReason, str]
 TRACEBACK = "Traceback (most recent call last):\nKeyError: 'the text of a secret ticket'"
+NO_DRIVER = "nvidia-container-cli: initialization error: nvml error: driver not loaded"
+STUCK = "failed to create containerd task: failed to create shim task: context deadline exceeded"
+NO_COMMAND = 'runc create failed: exec: "python": executable file not found in $PATH'
 ENDS: dict[str, End] = {
     "it says why": (
         lambda pod: pod.fails(FailureReason.LOSS_DIVERGED, "Step 12: the loss is not a number."),
@@ -59,6 +63,31 @@ ENDS: dict[str, End] = {
         lambda pod: pod.is_evicted('Usage of EmptyDir volume "scratch" exceeds the limit "200Gi".'),
         FailureReason.DISK_FULL,
         'EmptyDir volume "scratch" exceeds the limit',
+    ),
+    "no driver": (
+        lambda pod: pod.crashes(128, NO_DRIVER, why="StartError"),
+        FailureReason.GPU_FAULT,
+        f"Node {NODE} could not start the container: {NO_DRIVER}.",
+    ),
+    "a runtime that is stuck": (
+        lambda pod: pod.crashes(128, STUCK, why="StartError"),
+        FailureReason.NODE_FAULT,
+        f"Node {NODE} could not start the container: {STUCK}.",
+    ),
+    "no such command": (
+        lambda pod: pod.crashes(128, NO_COMMAND, why="StartError"),
+        FailureReason.POD_START_FAILED,
+        f"The command of spec.trainer.image could not be run: {NO_COMMAND}. Correct the cause",
+    ),
+    "refused for a broken device": (
+        lambda pod: pod.is_refused("UnexpectedAdmissionError", "Allocate failed due to unhealthy devices"),
+        FailureReason.NODE_FAULT,
+        f"Node {NODE} refused the pod: UnexpectedAdmissionError: Allocate failed due to unhealthy devices.",
+    ),
+    "refused for its place": (
+        lambda pod: pod.is_refused("TopologyAffinityError", "Resources cannot be allocated with Topology locality"),
+        FailureReason.EVICTED,
+        f"Node {NODE} refused the pod: Resources cannot be allocated with Topology locality.",
     ),
     "preempted": (
         lambda pod: pod.is_disrupted("PreemptionByScheduler"),
@@ -152,6 +181,48 @@ def test_an_image_may_fail_to_be_pulled_for_a_while(kube: Kube, tenant: str, kub
     pod.cannot_start("ErrImagePull", "rpc error: registry is away")
     wait_for("the kubelet's word", job.ready, lambda c: "ErrImagePull: rpc error: registry is away." in str(c))
     kubelet.play(tenant, job.is_complete, job.selector)
+
+
+@pytest.fixture
+def no_events(kube: Kube, namespace: str) -> Iterator[None]:
+    """A policy refuses the Events of the jobs of this namespace."""
+    group = "/apis/admissionregistration.k8s.io/v1"
+    events = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["events"]}
+    spec = {
+        "matchConstraints": {"resourceRules": [events]},
+        "matchConditions": [
+            {"name": "its-namespace", "expression": f"request.namespace == '{namespace}'"},
+            {"name": "a-job", "expression": f"object.involvedObject.kind == '{names.JOB_KIND}'"},
+        ],
+        "validations": [{"expression": "false", "message": "there are too many Events"}],
+    }
+    kube.create(f"{group}/validatingadmissionpolicies", {"metadata": {"name": namespace}, "spec": spec})
+    binding = {"metadata": {"name": namespace}, "spec": {"policyName": namespace, "validationActions": ["Deny"]}}
+    kube.create(f"{group}/validatingadmissionpolicybindings", binding)
+    wait_for("the policy to count", lambda: refuses_events(kube, namespace))
+    yield
+    for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
+        kube.delete(f"{group}/{kind}/{namespace}")
+
+
+def refuses_events(kube: Kube, namespace: str) -> bool:
+    about = {"kind": names.JOB_KIND, "namespace": namespace, "name": "none"}
+    try:
+        kube.create(
+            f"/api/v1/namespaces/{namespace}/events", {"metadata": {"generateName": "try-"}, "involvedObject": about}
+        )
+    except RefusedError as error:
+        return "there are too many Events" in str(error)
+    return False
+
+
+@pytest.mark.usefixtures("no_events")
+def test_a_job_ends_also_if_its_events_are_refused(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job = Job.create(kube, namespace, manifest())
+    kubelet.pod_of(namespace, job.child(PREFLIGHT)).fails(FailureReason.DATASET_INVALID, "a.jsonl:17: no completion.")
+
+    assert job.wait_for_reason(FailureReason.DATASET_INVALID)["state"] == "Failed"
+    assert job.events() == []
 
 
 def test_of_two_jobs_with_one_output_the_second_fails_before_it_asks_for_a_gpu(

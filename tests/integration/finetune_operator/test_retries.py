@@ -112,6 +112,23 @@ def test_a_broken_gpu_is_avoided(kube: Kube, namespace: str, kubelet: Kubelet) -
     assert records(job)[1]["avoidedNodes"] == [NODE]
 
 
+def test_a_node_that_refuses_two_attempts_in_a_row_is_avoided(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job, first = training(kube, namespace, kubelet)
+    first.is_refused("UnexpectedAdmissionError", "Allocate failed due to unhealthy devices")
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    assert "affinity" not in second.pod["spec"]
+    second.is_refused("UnexpectedAdmissionError", "Allocate failed due to unhealthy devices")
+    third = kubelet.pod_of(namespace, job.child("a3"))
+
+    (term,) = third.pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term["matchFields"] == [{"key": "metadata.name", "operator": "NotIn", "values": [NODE]}]
+    wait_for("the third to be on record", lambda: len(records(job)) == 3)
+    assert [(r.get("reason"), r.get("nodeName")) for r in records(job)] == [("NodeFault", NODE)] * 2 + [(None, None)]
+    assert job.status()["counts"]["inVain"] == 2
+
+
 def test_out_of_gpu_memory_is_tried_once_more_with_half_the_micro_batch(
     kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:

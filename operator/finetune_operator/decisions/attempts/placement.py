@@ -1,15 +1,20 @@
-"""How long an attempt that avoids nodes with a broken GPU waits for another node.
+"""Which nodes an attempt avoids, and how long it waits for another node.
 
 The scheduler says what it found on the other nodes. What passes by itself is waited for longer. Every wait has an end:
-a job that can only run on a node with a broken GPU must fail and say so."""
+a job that can only run on a broken node must fail and say so."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from finetune_api.reasons import FailureReason, Retry
 from finetune_api.status.attempts import Attempt
+from finetune_operator.decisions.attempts.progress import retry_of
 from finetune_operator.observed import remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import PodCondition
 
+MOST_AVOIDED = 32
+"""Number of nodes that an attempt avoids at most."""
 NO_NODE_LIMIT = timedelta(minutes=10)
 """No other node can run the pod. An autoscaler may need this long to add one."""
 CLOSED_LIMIT = timedelta(hours=1)
@@ -20,21 +25,55 @@ _CLOSED = ("taint", "were unschedulable")
 """The scheduler's words for a node that accepts no pods, or only some."""
 
 
+def avoided_after(records: Sequence[Attempt]) -> list[str]:
+    """Return the nodes on which the attempt after these, the last of which has ended, must not run."""
+    last = records[-1]
+    avoided = list(last.avoided_nodes or [])
+    is_broken = retry_of(last) is Retry.OTHER_NODE or _failed_again(records)
+    if is_broken and last.node_name and last.node_name not in avoided:
+        avoided = [*avoided, last.node_name][-MOST_AVOIDED:]
+    return avoided
+
+
+def _failed_again(records: Sequence[Attempt]) -> bool:
+    """Whether the node of the last attempt did not start it, and no attempt has run since it did the same before.
+
+    Once is no reason to avoid a node: its kubelet refuses pods for a moment after a restart, and it may be the only
+    node with a GPU."""
+    nodes = []
+    for record in reversed(records):
+        if record.reason not in set(FailureReason):
+            continue  # the tenant stopped it
+        if record.reason != FailureReason.NODE_FAULT:
+            break
+        nodes.append(record.node_name)
+    return bool(nodes) and nodes[0] in nodes[1:]
+
+
 def waits_until(record: Attempt, run: Run) -> datetime | None:
     """Return when the attempt gives up waiting for another node; None if it does not wait for one."""
     scheduled = _unscheduled(record, run)
     return None if scheduled is None else (scheduled.since or run.created) + _limit(scheduled.message)
 
 
-def without_a_node(record: Attempt, run: Run, now: datetime) -> str | None:
-    """Return a finding if no other node can run the attempt; None if one can, or still may."""
+def why_avoided(records: Sequence[Attempt]) -> FailureReason:
+    """Return the last reason for which a node is avoided."""
+    reasons = (FailureReason.NODE_FAULT, FailureReason.GPU_FAULT)
+    found = (reason for record in reversed(records) for reason in reasons if record.reason == reason)
+    return next(found, FailureReason.GPU_FAULT)
+
+
+def without_a_node(record: Attempt, run: Run, why: FailureReason, now: datetime) -> str | None:
+    """Return a finding if no other node can run the attempt; None if one can, or still may. `why`: nodes are
+    avoided."""
     scheduled, end = _unscheduled(record, run), waits_until(record, run)
     if scheduled is None or end is None or now < end:
         return None
     avoided, hours = ", ".join(record.avoided_nodes or []), _limit(scheduled.message) / timedelta(hours=1)
     waited = f"{hours:.0f} h" if hours >= 1 else f"{hours * 60:.0f} min"
     said = scheduled.message.rstrip(". ")
-    finding = f"A GPU failed on {avoided}, and no other node has taken the pod for {waited}: {said}."
+    found = "A GPU failed on" if why is FailureReason.GPU_FAULT else "Attempts were not started on"
+    finding = f"{found} {avoided}, and no other node has taken the pod for {waited}: {said}."
     return f"{finding} {remedies.of_no_node(said)}"
 
 

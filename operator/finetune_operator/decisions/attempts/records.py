@@ -13,7 +13,8 @@ from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
-from finetune_operator.decisions.attempts import usage
+from finetune_operator.decisions.attempts import placement, progress, usage
+from finetune_operator.decisions.attempts.progress import retry_of
 from finetune_operator.observed import own_words
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
@@ -21,10 +22,6 @@ from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.world import Progress, World
 
 SUCCEEDED = "Succeeded"
-STAGES = ("Training", "Evaluating", "Publishing")
-"""Parts of an attempt's work, in their order."""
-MOST_AVOIDED = 32
-"""Number of nodes that an attempt avoids at most."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,8 @@ class History:
             attempts=max((a.number for a in self.attempts), default=before.attempts),
             retries=(before.retries or 0) + self._new_retries() + self._new_repeats() or None,
             interruptions=(before.interruptions or 0) + interruptions or None,
+            in_vain=progress.in_vain(before, self.before.attempts or (), new) or None,
+            forgotten=progress.forgotten(before.forgotten, self.attempts[:-RECORDED]),
             reasons=_counted(before.reasons, new),
             preflight_reasons=_counted(before.preflight_reasons, new_preflights),
         )
@@ -107,23 +106,10 @@ def _counted(before: dict[str, int] | None, new: Sequence[Attempt]) -> dict[str,
     return dict(Counter(before or {}) + Counter(str(record.reason) for record in new)) or None
 
 
-def retry_of(record: Attempt) -> Retry | None:
-    """Return how the end of this attempt is retried; None if it did not fail, or was stopped by the operator."""
-    return FAILURES[FailureReason(record.reason)].retry if record.reason in set(FailureReason) else None
-
-
 def is_charged(reason: str | None) -> bool:
     """Whether a new attempt after one that ended for this reason counts as a retry."""
     retry = FAILURES[FailureReason(reason)].retry if reason in set(FailureReason) else None
     return retry in (Retry.ONCE, Retry.BACKOFF, Retry.OTHER_NODE)
-
-
-def is_before_first_step(record: Attempt) -> bool:
-    """Whether an attempt that ran ended before a step or a result of its own, for example while it loaded the model. It
-    could not get further than earlier ones."""
-    took_step = (record.last_step or 0) > (record.resumed_from_step or 0)
-    began = record.progressed is not None and record.stage in (None, STAGES[0])
-    return began and not record.progressed and not took_step and not record.kept_results
 
 
 def history(world: World, now: datetime) -> History:
@@ -136,7 +122,7 @@ def history(world: World, now: datetime) -> History:
     price = gpu_choice.price_of(world) if _has_cost_limit(world) else None
     for number in numbers:
         # A Job that exists and is not recorded was created just before the operator stopped.
-        known = written.get(number) or new(world, number, avoided_after(records[-1]) if records else None)
+        known = written.get(number) or new(world, number, placement.avoided_after(records) if records else None)
         known = usage.priced(known, price)
         standing = _standing(world, known, now)
         records.append(_updated(world, known, standing, records, now))
@@ -161,14 +147,6 @@ def new(world: World, number: int, avoided: list[str] | None = None) -> Attempt:
         price_per_hour=gpu_choice.price_of(world),
         avoided_nodes=avoided or None,
     )
-
-
-def avoided_after(record: Attempt) -> list[str]:
-    """Return the nodes on which the attempt after this one, which has ended, must not run."""
-    avoided = list(record.avoided_nodes or [])
-    if retry_of(record) is Retry.OTHER_NODE and record.node_name and record.node_name not in avoided:
-        avoided = [*avoided, record.node_name][-MOST_AVOIDED:]
-    return avoided
 
 
 def run_of(world: World, record: Attempt) -> Run:
@@ -257,10 +235,13 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
             "reason": SUCCEEDED if standing.standing is Standing.SUCCEEDED else standing.failure,
             "message": standing.message if standing.standing is Standing.FAILED else None,
             "completion_time": record.completion_time if record.start_time else now,
+            # A pod that its kubelet refused shows no time at which it was scheduled, so it is in no list of pods.
+            "node_name": record.node_name or (run.pod.node_name if run.pod else None),
         }
     )
     ran = (run.pod is not None and run.pod.started is not None) or known.start_time is not None
-    return ended.model_copy(update={"progressed": _progressed(ended, earlier) if ran else None})
+    before = world.status.counts.forgotten if world.status.counts else None
+    return ended.model_copy(update={"progressed": progress.got_further(ended, earlier, before) if ran else None})
 
 
 def _told(world: World, record: Attempt) -> dict[str, str | int]:
@@ -279,20 +260,6 @@ def _told(world: World, record: Attempt) -> dict[str, str | int]:
         "kept_results": (told.kept_results if told else None) or progress.kept_results,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _progressed(record: Attempt, earlier: list[Attempt]) -> bool:
-    """Return whether an attempt got further than all earlier ones, or stored a result that they had not stored.
-
-    A result counts also where the attempt had to repeat a stage, for example because the storage had lost another."""
-    further = _reach(record) > max((_reach(each) for each in earlier), default=(0, 0))
-    return further or (record.kept_results or 0) > max((each.kept_results or 0 for each in earlier), default=0)
-
-
-def _reach(record: Attempt) -> tuple[int, int]:
-    """Return how far an attempt came, as stage and checkpoint."""
-    stage = STAGES.index(record.stage) if record.stage in STAGES else 0
-    return stage, max(record.checkpoint_step or 0, record.resumed_from_step or 0)
 
 
 def kept(records: tuple[Attempt, ...]) -> list[Attempt] | None:

@@ -6,8 +6,10 @@ from datetime import datetime, timedelta
 
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
-from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions.attempts.records import avoided_after, is_before_first_step, is_charged
+from finetune_api.status.attempts import RECORDED, Attempt, Counts
+from finetune_operator.decisions.attempts.placement import avoided_after
+from finetune_operator.decisions.attempts.progress import is_before_first_step, is_in_vain, without_progress
+from finetune_operator.decisions.attempts.records import is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
 """Pauses before a retry: they double from the first to the longest."""
@@ -40,11 +42,12 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
 
     `counts`: with the end of the last attempt. A reason that is no failure is a stop that the tenant asked for."""
     last = records[-1]
-    avoided = avoided_after(last)
+    avoided = avoided_after(records)
     if last.reason not in set(FailureReason):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
-    if spent := _spent(reason, records, counts.reasons, counts, policy):
+    in_vain = (counts.in_vain or 0) if is_in_vain(last) else 0
+    if spent := _spent(reason, counts.reasons, in_vain, counts, policy):
         last = last.model_copy(update={"message": _with_hint(last, records)})
         return GiveUp(reason, _told(last, counts, spent))
     return Again((last.completion_time or now) + _pause(reason, records, counts), avoided)
@@ -60,7 +63,8 @@ def after_preflight(records: Sequence[Attempt], counts: Counts, policy: RunPolic
         return GiveUp(reason, last.message or "")
     if last.number >= MOST_PREFLIGHTS:
         return GiveUp(reason, _told(last, counts, f"there are at most {MOST_PREFLIGHTS} preflights", "Preflight"))
-    if spent := _spent(reason, records, counts.preflight_reasons, counts, policy):
+    in_vain = (counts.preflight_reasons or {}).get(reason, 0) if is_in_vain(last) else 0
+    if spent := _spent(reason, counts.preflight_reasons, in_vain, counts, policy):
         return GiveUp(reason, _told(last, counts, spent, "Preflight"))
     return Again((last.completion_time or now) + _pause(reason, records, counts), [])
 
@@ -77,19 +81,19 @@ def backoff(number: int) -> timedelta:
 
 
 def _spent(
-    reason: FailureReason, records: Sequence[Attempt], reasons: dict[str, int] | None, counts: Counts, policy: RunPolicy
+    reason: FailureReason, reasons: dict[str, int] | None, in_vain: int, counts: Counts, policy: RunPolicy
 ) -> str:
     """Return which limit is used up, as a part of a sentence; "never" if no retry helps; "" if there may be another.
 
-    `reasons`: how often attempts alone, or preflights alone, ended for each reason. Each has its own one retry."""
+    `reasons`: how often attempts alone, or preflights alone, ended for each reason. Each has its own one retry.
+    `in_vain`: number of interruptions in a row without progress, if this is one; else 0."""
     retry = FAILURES[reason].retry
     if retry is Retry.NEVER:
         return "never"
     if retry is Retry.INTERRUPTION:
         if (counts.interruptions or 0) > policy.interruptions:
             return f"spec.runPolicy.maxInterruptions allows {policy.interruptions} interruptions"
-        vain = in_vain(records)
-        if len(vain) > policy.retries and records[-1] in vain:
+        if in_vain > policy.retries:
             return f"spec.runPolicy.maxRetries allows {policy.retries} interruptions in a row without progress"
         return ""
     if retry is Retry.ONCE and (reasons or {}).get(reason, 0) > 1:
@@ -99,23 +103,15 @@ def _spent(
     return ""
 
 
-def in_vain(records: Sequence[Attempt]) -> list[Attempt]:
-    """Return the last interrupted attempts in a row that took a step and did not get further.
-
-    One that ended before its first step had no chance to, for example because its spot node was taken away while the
-    model was loaded. Only spec.runPolicy.maxInterruptions limits these."""
-    without = _without_progress(records)
-    return [record for record in without if record.progressed is False and not is_before_first_step(record)]
-
-
 def before_first_step(records: Sequence[Attempt]) -> str:
     """Return a finding and a remedy if several attempts in a row were interrupted before their first step; "" if
     fewer than TELLING were."""
-    number = sum(is_before_first_step(record) for record in _without_progress(records))
+    number = sum(is_before_first_step(record) for record in without_progress(records))
     if number < TELLING or not is_before_first_step(records[-1]):
         return ""
+    least = "or more " if number >= RECORDED else ""
     return (
-        f"{number} attempts in a row were interrupted before their first step. Use a GPU type that is not Spot "
+        f"{number} {least}attempts in a row were interrupted before their first step. Use a GPU type that is not Spot "
         "(spec.compute.gpuType), or let the model load faster (spec.modelCache of the FineTuneProfile)."
     )
 
@@ -124,24 +120,12 @@ def _with_hint(last: Attempt, records: Sequence[Attempt]) -> str:
     return f"{last.message or ''} {before_first_step(records)}".strip()
 
 
-def _without_progress(records: Sequence[Attempt]) -> list[Attempt]:
-    """Return the last interrupted attempts in a row that did not get further. Those that never ran are among them."""
-    found: list[Attempt] = []
-    for record in reversed(records):
-        if record.reason not in set(FailureReason):
-            continue  # the tenant stopped it
-        if record.progressed or FAILURES[FailureReason(record.reason)].retry is not Retry.INTERRUPTION:
-            break
-        found.append(record)
-    return found
-
-
 def _pause(reason: FailureReason, records: Sequence[Attempt], counts: Counts) -> timedelta:
     """Return the pause before the next attempt. What a retry changes can help at once; other causes need time."""
     retry = FAILURES[reason].retry
     if retry is Retry.INTERRUPTION:
-        number = len(_without_progress(records))
-        return backoff(number) if number > 1 else timedelta(0)
+        number = len(without_progress(records))
+        return backoff(number) if number > 1 or reason is FailureReason.NODE_FAULT else timedelta(0)
     return backoff(_charged(counts)) if retry is Retry.BACKOFF else timedelta(0)
 
 

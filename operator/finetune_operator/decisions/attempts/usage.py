@@ -140,11 +140,12 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> Attempt
         return old
     if pod is None:
         return old.model_copy(update={"completion_time": now}) if old else None
-    if pod.held_since is None:
+    # A kubelet that refuses a pod after its node was restarted deletes all conditions and states of containers.
+    start = old.start_time if old else pod.held_since
+    if start is None:
         return None
     finished = pod.finished if pod.trainer_ended and pod.finished else now
     end = min(finished, now) if has_ended(pod, now) else None  # the clock of the API server may be ahead
-    start = old.start_time if old else pod.held_since
     return AttemptPod(
         name=pod.name, node_name=pod.node_name, start_time=start, completion_time=max(start, end) if end else None
     )

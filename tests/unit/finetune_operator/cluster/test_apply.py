@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from finetune_operator.cluster.api import ApiError
+from finetune_operator.cluster.api import ApiError, NamespaceGoneError
 from finetune_operator.cluster.apply import OutdatedError, apply
-from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.pods import Object
 from finetune_operator.store.kept import unpacked
 from finetune_operator.store.store import JOB, Store
@@ -86,3 +86,51 @@ def test_an_attempt_is_deleted_after_its_end_is_on_record_unless_the_job_ends(
         apply(api, store, fresh(uid="j", raw_status=validated()), plan, NOW)  # type: ignore[arg-type]
 
     assert api.deleted == deleted
+
+
+class FullOfEvents(Live):
+    """An API server that answers each Event with an error. Notes what it writes."""
+
+    def __init__(self, present: Object, error: ApiError) -> None:
+        super().__init__(present)
+        self.error, self.written = error, list[Object]()
+
+    def create(self, body: Object) -> Object | None:
+        assert body["kind"] == "Event"
+        raise self.error
+
+    def apply_status(self, body: Object, manager: str) -> Object:
+        self.written.append(body["status"])
+        return self.present or {}
+
+
+def told(error: ApiError) -> FullOfEvents:
+    """Carries out a plan with two Events and a status."""
+    observed = job(version=2, status=validated())
+    store = Store(lambda key: None)
+    store.put(JOB, observed)
+    api = FullOfEvents(job(version=3, status=validated()), error)
+    plan = Plan(events=[Event("Warning", "Failed", "M."), Event("Normal", "R", "M.")], status={"conditions": []})
+    apply(api, store, fresh(uid="j", raw_status=validated()), plan, NOW)  # type: ignore[arg-type]
+    return api
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError(403, 'events is forbidden: User "o" cannot create resource "events" in the namespace "team"'),
+        ApiError(422, 'Event "t" is invalid'),
+        ApiError(500, 'Internal error occurred: failed calling webhook "policy": connection refused'),
+    ],
+)
+def test_a_status_is_written_also_if_its_events_are_refused(error: ApiError, caplog: pytest.LogCaptureFixture) -> None:
+    api = told(error)
+
+    assert api.written == [{"conditions": []}]
+    assert f"refused Event Failed of team/tickets: {error.message}" in caplog.text
+
+
+@pytest.mark.parametrize("error", [NamespaceGoneError(403, "is being terminated"), ApiError(503, "away")])
+def test_other_errors_of_an_event_stop_the_plan_so_that_no_event_is_lost(error: ApiError) -> None:
+    with pytest.raises(type(error)):
+        told(error)

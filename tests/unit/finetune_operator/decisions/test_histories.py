@@ -18,6 +18,8 @@ from finetune_api.reasons import AGAIN, FAILURES, FailureReason, Retry
 from finetune_api.spec.job import ResumeFrom
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
+from finetune_api.status.attempts import Attempt
+from finetune_operator.decisions.attempts.progress import is_in_vain
 from finetune_operator.decisions.cleanups import end_of
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
@@ -40,7 +42,7 @@ CHARGED = {str(r) for r in FailureReason if FAILURES[r].retry in (Retry.ONCE, Re
 SKEWS = st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(hours=-1)])
 POLICIES = st.builds(
     RunPolicy,
-    max_retries=st.sampled_from([None, 0, 1, 20]),
+    max_retries=st.sampled_from([None, 0, 1, 9, 10, 12, 20]),
     max_interruptions=st.sampled_from([None, 0, 2]),
     active_deadline_seconds=st.sampled_from([None, None, 60, 3600]),
     budget=st.sampled_from([None, None, Budget(gpu_hours=0.01), Budget(gpu_hours=1)]),
@@ -60,6 +62,8 @@ class Histories(RuleBasedStateMachine):
         self.reasons: dict[tuple[str, int], str] = {}
         """Reason of each recorded end, by the list and the number."""
         self.end: Object | None = None
+        self.attempts: dict[int, Object] = {}
+        """Last version of the record of each attempt, also of those that the status lists no more."""
         self.was_hindered = False
         """Whether the operator was away, or one of its writes has failed."""
 
@@ -147,6 +151,30 @@ class Histories(RuleBasedStateMachine):
         if pod := self._draw(data, self._running()):
             disruption = PodCondition("True", why, "", self.cluster.now)
             self.cluster.end(pod, 143, conditions={**pod.conditions, "DisruptionTarget": disruption})
+
+    @precondition(lambda self: self._attempts())
+    @rule(
+        number=st.sampled_from([1, 2, 13]),
+        checkpoint=st.integers(0, 9) | st.none(),
+        starts=st.sampled_from([True, True, False]),
+    )
+    def attempts_are_interrupted_again_and_again(self, number: int, checkpoint: int | None, starts: bool) -> None:
+        """Each takes a step and is preempted, or is refused by its node. `checkpoint`: the last one of all of them."""
+        for _ in range(number):
+            pods = [pod for job in self.cluster.jobs.values() if job.step == "train" for pod in job.pods]
+            for pod in [pod for pod in pods if not pod.trainer_ended and not pod.is_leaving]:
+                if starts or pod.started:
+                    pod = pod if pod.started else self.cluster.start(pod, "n1")
+                    attempt = self.cluster.number_of(pod)
+                    self.cluster.progress = Progress(attempt, step=99, checkpoint_step=checkpoint)
+                    disruption = PodCondition("True", "PreemptionByScheduler", "", self.cluster.now)
+                    self.cluster.end(pod, 143, conditions={**pod.conditions, "DisruptionTarget": disruption})
+                else:
+                    refusal = {"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}
+                    self.cluster.change(pod, phase="Failed", node_name="n1", conditions={}, **refusal)
+            self.everything_holds()
+            self.cluster.now += timedelta(minutes=10)
+            self.everything_holds()
 
     @precondition(lambda self: self.cluster.pods())
     @rule(data=st.data(), gone=st.booleans())
@@ -249,6 +277,7 @@ class Histories(RuleBasedStateMachine):
         for status in self.cluster.statuses[self.written :]:
             self._follows(status)
         self.written = len(self.cluster.statuses)
+        self._interruptions_in_vain_are_limited()
         chosen = {json.dumps(status["gpuType"]) for status in self.cluster.statuses if "gpuType" in status}
         assert len(chosen) <= 1, "the GPU type on record has changed"
         assert len(self.cluster.gpu_types) <= 1, "attempts have requested several GPU types"
@@ -303,6 +332,7 @@ class Histories(RuleBasedStateMachine):
             self._keeps_its_end(self.end, status)
             return
         counts = status["counts"]
+        self.attempts |= {record["number"]: record for record in status.get("attempts", [])}
         for list_name in ("attempts", "preflights"):
             for record in status.get(list_name, []):
                 if "reason" in record:
@@ -321,6 +351,18 @@ class Histories(RuleBasedStateMachine):
         if status["state"] in ("Complete", "Failed"):
             self.end = status
             self._ends_well(status)
+
+    def _interruptions_in_vain_are_limited(self) -> None:
+        """Check that no attempt follows more interruptions in a row without progress than the run policy allows."""
+        policy, number = self.cluster.spec.policy, 0
+        records = [Attempt.model_validate(self.attempts[n]) for n in sorted(self.attempts)]
+        for record in records:
+            if record.reason in set(FailureReason):
+                number = 0 if record.progressed or record.reason not in INTERRUPTIONS else number + is_in_vain(record)
+        is_last = bool(records) and is_in_vain(records[-1]) and number > policy.retries
+        decides = self.cluster.operator_is_up and not self.cluster.deleting and not self.cluster.refusals
+        if is_last and decides and self.cluster.spec.suspend is not True:
+            assert self.end is not None, f"{number} interruptions in vain, and {policy.retries} are allowed"
 
     def _has_right_times(self, status: Object) -> None:
         """Check that no pod is recorded to have ended before it did, whatever the clock of its node said."""

@@ -13,7 +13,7 @@ from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions import children, claims, gangs
 from finetune_operator.decisions.attempts.gathering import LIMIT
-from finetune_operator.decisions.attempts.records import avoided_after
+from finetune_operator.decisions.attempts.placement import avoided_after
 from finetune_operator.decisions.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
@@ -167,7 +167,7 @@ def test_every_pod_is_on_record_with_its_node_and_all_gpus_are_billed() -> None:
     assert (ended["gpuSeconds"], ended["cost"]) == (2 * 4 * 3600, "20.0000")
     assert (ended["podName"], ended["nodeName"]) == (f"{JOB}-1-x", "n1")
     assert (ended["lastStep"], ended["checkpointStep"]) == (7, 5), "only rank 0 knows of the checkpoints"
-    assert avoided_after(Attempt.model_validate(ended)) == ["n1"]
+    assert avoided_after([Attempt.model_validate(ended)]) == ["n1"]
     assert attempts(reconcile(with_status(failed, plan), NOW + HOUR))[0] == ended, "nothing is billed twice"
 
 

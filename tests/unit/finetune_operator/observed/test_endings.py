@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_operator.observed.endings import lost, why_failed
-from finetune_operator.observed.pods import Companion, PodCondition
+from finetune_operator.observed.pods import Companion, Pod, PodCondition
 from tests.unit.finetune_operator.worlds import NOW, pod
 
 SAID = TerminationMessage(reason=FailureReason.LOSS_DIVERGED, message="Loss is NaN at step 7.")
@@ -34,7 +34,11 @@ def disrupted(reason: str, seconds: int | None = None) -> dict[str, Any]:
         ({"reason": "Evicted"}, FailureReason.EVICTED),
         ({"reason": "DeadlineExceeded", "exit_code": 137}, FailureReason.EVICTED),
         ({"reason": "OutOfnvidia.com/gpu", "message": "Node didn't have enough resource."}, FailureReason.EVICTED),
-        ({"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}, FailureReason.EVICTED),
+        ({"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}, FailureReason.NODE_FAULT),
+        ({"reason": "SMTAlignmentError", "message": "SMT Alignment Error"}, FailureReason.NODE_FAULT),
+        ({"reason": "TopologyAffinityError", "message": "Resources cannot be allocated"}, FailureReason.EVICTED),
+        ({"reason": "NodeShutdown", "message": "Pod was rejected"}, FailureReason.EVICTED),
+        ({"reason": "Unheard", "message": "Of."}, FailureReason.NODE_LOST),
         ({"termination_reason": "OOMKilled", "exit_code": 137}, FailureReason.HOST_OUT_OF_MEMORY),
         ({"termination": SAID, "exit_code": 29}, FailureReason.LOSS_DIVERGED),
         ({"exit_code": 31}, FailureReason.GPU_FAULT),
@@ -135,6 +139,79 @@ def test_a_kill_is_no_error_in_the_trainer() -> None:
     for code in (137, 143):
         _, reason = why_failed(pod("Failed", exit_code=code))
         assert "error is in the trainer" not in FAILURES[reason].remedy
+
+
+@pytest.mark.parametrize(
+    "reason", ["OutOfnvidia.com/gpu", "NodeAffinity", "TopologyAffinityError", "UnexpectedAdmissionError", "AppArmor"]
+)
+def test_a_pod_that_its_kubelet_refuses_names_the_node_and_the_words_of_the_kubelet(reason: str) -> None:
+    said = "Pod was rejected: Allocate failed due to unhealthy devices, which is unexpected."
+
+    message, _ = why_failed(pod("Failed", started=None, reason=reason, message=said))
+
+    assert message.startswith("Node n1 refused the pod: ")
+    assert message.endswith("Pod was rejected: Allocate failed due to unhealthy devices, which is unexpected.")
+
+
+SHIM = "failed to create containerd task: failed to create shim task: "
+OF_THE_GPU = [
+    f"{SHIM}OCI runtime create failed: error running hook #0: exit status 1, stdout: , stderr: Auto-detected mode as "
+    "'legacy'\nnvidia-container-cli: initialization error: nvml error: driver not loaded: unknown",
+    f"{SHIM}OCI runtime create failed: could not apply required modification to OCI specification: failed to inject "
+    "CDI devices: unresolvable CDI devices nvidia.com/gpu=0: unknown",
+    'could not select device driver "nvidia" with capabilities: [[gpu]]',
+    f"{SHIM}failed to create NVIDIA Container Runtime: failed to construct discoverer: unknown",
+    f'{SHIM}fork/exec /usr/bin/nvidia-container-runtime: no such file or directory: "": unknown',
+    f'{SHIM}error gathering device information while adding custom device "/dev/nvidia0": no such file or directory',
+]
+OF_THE_NODE = [
+    f"{SHIM}context deadline exceeded: unknown",
+    f"{SHIM}OCI runtime create failed: runc create failed: unable to start container process: cannot allocate memory",
+    "failed to mount rootfs component: no space left on device: unknown",
+    "ttrpc: closed",
+    "words that nobody knows",
+]
+OF_THE_COMMAND = [
+    f'{SHIM}OCI runtime create failed: exec: "python": executable file not found in $PATH: unknown',
+    f'{SHIM}OCI runtime create failed: exec: "/opt/trainer": stat /opt/trainer: no such file or directory: unknown',
+    f'{SHIM}OCI runtime create failed: exec: "/etc/hosts": permission denied: unknown',
+    "exec /usr/bin/python: exec format error",
+    "",
+]
+
+
+def ended_by_the_runtime(container: str, error: str, **fields: Any) -> Pod:
+    """A pod of which the runtime could not start this container."""
+    end = {"exit_code": 128, "termination_reason": "StartError", "termination_text": error}
+    if container == "trainer":
+        return pod("Failed", **end, **fields)
+    first = Companion(container, comes_first=True, exit_code=128, ended_as="StartError", runtime_error=error)
+    return pod("Failed", started=None, companions=(first,), **fields)
+
+
+@pytest.mark.parametrize("container", ["trainer", "fetch-model", "istio-init"])
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("error", [*OF_THE_GPU, *OF_THE_NODE, *OF_THE_COMMAND])
+def test_a_container_that_was_not_started_is_told_apart_by_the_words_of_the_runtime(
+    error: str, trains: bool, container: str
+) -> None:
+    message, reason = why_failed(ended_by_the_runtime(container, error, trains=trains))
+
+    if error in OF_THE_COMMAND:
+        assert (reason, error in message) == (FailureReason.POD_START_FAILED, container != "istio-init" or not error)
+        return
+    assert reason is (FailureReason.GPU_FAULT if error in OF_THE_GPU and trains else FailureReason.NODE_FAULT)
+    assert f"Node n1 could not start the container: {error}." in message
+    assert FAILURES[reason].retry is not Retry.NEVER
+
+
+@pytest.mark.parametrize("code", [126, 127])
+def test_a_shell_that_cannot_run_the_command_is_no_fault_of_the_node(code: int) -> None:
+    log = "sh: 1: python: cannot allocate memory"
+
+    found = why_failed(pod("Failed", exit_code=code, termination_reason="Error", termination_text=log))
+
+    assert found == ("The command of spec.trainer.image could not be run.", FailureReason.POD_START_FAILED)
 
 
 def test_a_command_that_cannot_be_run_shows_the_runtimes_error_and_a_crash_shows_no_log() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.pods import Pod
 from tests.unit.finetune_operator.skewed import AT_ONCE, HOUR, PLACED, RAN, on_a_node
@@ -120,3 +121,37 @@ def test_what_is_no_message_of_the_trainer_is_none(said: str) -> None:
     ended = {"exitCode": 0, "message": said}
 
     assert pod("Failed", container("trainer", terminated=ended)).termination is None
+
+
+def test_the_end_of_a_container_before_the_trainer_is_by_the_clock_of_the_cluster() -> None:
+    raw = on_a_node(-HOUR)
+    written = max(entry["time"] for entry in raw["metadata"]["managedFields"] if "time" in entry)
+    raw["status"]["initContainerStatuses"] = [
+        container("fetch-model", terminated={"exitCode": 0, "finishedAt": (PLACED + RAN - HOUR).isoformat()})
+    ]
+
+    (fetched,) = Pod.parse(raw).companions
+
+    assert fetched.finished is not None
+    assert fetched.finished >= PLACED
+    assert fetched.finished.isoformat() <= written
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"), [("StartError", "nvml error"), ("ContainerCannotRun", "nvml error"), ("Error", "")]
+)
+def test_of_the_words_of_other_containers_only_those_of_the_runtime_are_kept(reason: str, kept: str) -> None:
+    """The end of a log may show secrets."""
+    ended = container("fetch-model", terminated={"exitCode": 128, "reason": reason, "message": "nvml error"})
+
+    (found,) = pod("Failed", before=(ended,)).companions
+
+    assert found.runtime_error == kept
+
+
+@pytest.mark.parametrize(("labels", "trains"), [({}, False), ({names.LABEL_ATTEMPT: "1"}, True)])
+def test_a_pod_of_an_attempt_has_a_gpu_and_others_do_not(labels: dict[str, str], trains: bool) -> None:
+    raw = on_a_node(0 * HOUR)
+    raw["metadata"]["labels"] = labels
+
+    assert Pod.parse(raw).trains is trains

@@ -27,7 +27,7 @@ def pending(**fields: Any) -> Pod:
     return pod("Pending", **{"name": "p", "conditions": PLACED, **fields})
 
 
-@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName"])
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ImageInspectError"])
 def test_an_image_that_cannot_be_pulled_gets_a_grace_and_then_fails(reason: str) -> None:
     stuck = pod("Pending", waiting_reason=reason, waiting_message="no such image")
 
@@ -91,13 +91,14 @@ def test_a_sidecar_beside_the_trainer_that_cannot_start_does_not_keep_the_traine
     ],
 )
 def test_what_the_kubelet_says_is_told_and_after_minutes_frees_the_gpu(event: PodEvent, words: str) -> None:
+    """A missing object is missing on each node. A network that cannot be set up is the node's."""
     stuck = pending(event=event)
 
     early, late = waiting(stuck, NOW + STUCK_AFTER), waiting(stuck, NOW + START_LIMIT)
 
     assert early.message.startswith(f"Pod p cannot start: {words}")
     assert (early.standing, late.standing) == (Standing.WAITING, Standing.FAILED)
-    assert late.failure is FailureReason.POD_START_FAILED
+    assert late.failure is (FailureReason.NODE_FAULT if "cni" in words else FailureReason.POD_START_FAILED)
     assert early.requeue_after is not None  # an Event wakes nobody
 
 

@@ -12,7 +12,7 @@ from finetune_operator.observed.pods import PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import second
 from tests.unit.finetune_operator.plans import message, reason, state
-from tests.unit.finetune_operator.worlds import NOW, attempt, pod, validated, with_status
+from tests.unit.finetune_operator.worlds import NOW, attempt, pod, run, validated, with_status
 
 SECOND = timedelta(seconds=1)
 AVOIDED = "1 node(s) didn't match Pod's node affinity/selector"
@@ -70,8 +70,8 @@ def test_the_waiting_job_says_what_helps_and_when_the_wait_ends() -> None:
 
     assert "remove the taint" in told
     assert told.endswith(
-        "It does not use n1, because a GPU failed there. The job fails at 2026-01-02 04:04 UTC if no other node can "
-        "run the pod by then."
+        "It does not use n1, because earlier attempts failed there. The job fails at 2026-01-02 04:04 UTC if no other "
+        "node can run the pod by then."
     )
 
 
@@ -100,3 +100,24 @@ def test_other_waits_for_a_node_have_no_limit(world: World) -> None:
     plan = after(world, 10 * IN_USE_LIMIT)
 
     assert (state(plan), plan.delete_jobs) == ("Queued", [])
+
+
+def test_a_job_that_can_only_run_on_a_node_that_does_not_start_it_fails_with_that_reason() -> None:
+    """The node refused two attempts in a row. Nothing is known against its GPU."""
+    refused = pod("Failed", started=None, reason="UnexpectedAdmissionError", message="Allocate failed")
+    said = PodCondition("False", "Unschedulable", f"0/1 nodes are available: {AVOIDED}.", NOW)
+    world, now = validated(), NOW
+    for number, each in enumerate((refused, refused, pod("Pending", conditions={"PodScheduled": said})), 1):
+        ended = run(f"tickets-12345678-a{number}", replace(each, name=f"p{number}"), failed=each is refused)
+        world = replace(world, attempts={**world.attempts, number: ended})
+        for _ in range(2):
+            world, now = with_status(world, reconcile(world, now)), now + timedelta(seconds=30)
+
+    before, after_it = reconcile(world, NOW + NO_NODE_LIMIT - SECOND), reconcile(world, NOW + NO_NODE_LIMIT)
+
+    told = next(condition["message"] for condition in world.raw_status["conditions"] if condition["type"] == "Ready")
+    assert "It does not use n1, because earlier attempts failed there." in told
+    assert before.requeue_after == SECOND
+    assert (state(after_it), reason(after_it)) == ("Failed", "NodeFault")
+    assert message(after_it).startswith("Attempts were not started on n1, and no other node has taken the pod for 10")
+    assert "the device plugin of the nodes" in message(after_it)

@@ -8,13 +8,14 @@ import pytest
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt, Counts
-from finetune_operator.decisions.attempts import retries
+from finetune_operator.decisions.attempts import progress, retries
 from finetune_operator.decisions.attempts.retries import Again, GiveUp
 from tests.unit.finetune_operator.worlds import NOW
 
 POLICY = RunPolicy()
 CHARGED = [r for r in FailureReason if FAILURES[r].retry in (Retry.BACKOFF, Retry.OTHER_NODE, Retry.ONCE)]
 INTERRUPTIONS = [r for r in FailureReason if FAILURES[r].retry is Retry.INTERRUPTION]
+OF_RUNNING_PODS = [r for r in INTERRUPTIONS if r is not FailureReason.NODE_FAULT]
 
 
 def attempts(*reasons: str, **last: Any) -> list[Attempt]:
@@ -33,6 +34,12 @@ def counts(*reasons: str) -> Counts:
         interruptions=interruptions or None,
         reasons={reason: reasons.count(reason) for reason in reasons},
     )
+
+
+def counted(records: list[Attempt]) -> Counts:
+    """The counts after these attempts, which are all that there were."""
+    in_vain = progress.in_vain(Counts(), [], records)
+    return counts(*[str(record.reason) for record in records]).model_copy(update={"in_vain": in_vain})
 
 
 def decide(*reasons: str, policy: RunPolicy = POLICY, **last: Any) -> GiveUp | Again:
@@ -83,7 +90,7 @@ def test_nodes_with_a_broken_gpu_are_avoided_from_then_on() -> None:
     assert later.avoided == ["n1"]
 
 
-@pytest.mark.parametrize("reason", INTERRUPTIONS)
+@pytest.mark.parametrize("reason", OF_RUNNING_PODS)
 def test_an_interruption_that_got_further_is_never_charged(reason: FailureReason) -> None:
     assert decide(*["Killed"] * 3, *[reason] * 7, progressed=True) == Again(NOW, [])
 
@@ -122,7 +129,7 @@ def in_vain(number: int, *before: Attempt) -> GiveUp | Again:
             for a in attempts(*["Preempted"] * (number + len(before)))[len(before) :]
         ),
     ]
-    return retries.after_attempt(records, counts(*[str(r.reason) for r in records]), POLICY, NOW)
+    return retries.after_attempt(records, counted(records), POLICY, NOW)
 
 
 def test_interruptions_in_a_row_that_got_no_further_count_like_retries() -> None:
@@ -161,10 +168,10 @@ def interrupted(reason: FailureReason, *ends: dict[str, Any], most: int = 100) -
         record.model_copy(update={"progressed": False, **end})
         for record, end in zip(attempts(*[reason] * len(ends)), ends, strict=True)
     ]
-    return retries.after_attempt(made, counts(*[reason] * len(ends)), RunPolicy(max_interruptions=most), NOW)
+    return retries.after_attempt(made, counted(made), RunPolicy(max_interruptions=most), NOW)
 
 
-@pytest.mark.parametrize("reason", INTERRUPTIONS)
+@pytest.mark.parametrize("reason", OF_RUNNING_PODS)
 @pytest.mark.parametrize("early", EARLY)
 def test_interruptions_before_the_first_step_have_only_their_own_limit(
     reason: FailureReason, early: dict[str, Any]
@@ -185,6 +192,41 @@ def test_an_attempt_that_took_a_step_or_stored_a_result_counts_as_one_in_vain(be
     assert isinstance(interrupted(FailureReason.PREEMPTED, *[begun] * 3, *EARLY), Again), "these are not charged"
 
 
+def test_a_node_that_did_not_start_the_pod_is_given_time_and_counts_before_the_first_step_too() -> None:
+    pauses = []
+    for number in range(1, 4):
+        verdict = interrupted(FailureReason.NODE_FAULT, *[{"progressed": None, "node_name": f"n{number}"}] * number)
+        assert isinstance(verdict, Again)
+        pauses.append((verdict.at - NOW).total_seconds())
+
+    assert pauses == [10, 20, 40]
+    assert isinstance(interrupted(FailureReason.NODE_FAULT, *[{"progressed": None}] * 4), GiveUp)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "avoided"),
+    [
+        (["n1"], []),
+        (["n1", "n2"], []),
+        (["n1", "n1"], ["n1"]),
+        (["n1", "n2", "n1"], ["n1"]),
+        (["n1", "Suspended", "n1"], ["n1"]),
+        (["n1", "Preempted", "n1"], []),
+        ([None, None], []),
+    ],
+)
+def test_a_node_is_avoided_if_it_did_not_start_two_attempts_between_which_none_ran(
+    nodes: list[str | None], avoided: list[str]
+) -> None:
+    reasons = ["NodeFault" if node in ("n1", "n2", None) else str(node) for node in nodes]
+    made = [r.model_copy(update={"node_name": node}) for r, node in zip(attempts(*reasons), nodes, strict=True)]
+
+    verdict = retries.after_attempt(made, counted(made), POLICY, NOW)
+
+    assert isinstance(verdict, Again)
+    assert verdict.avoided == avoided
+
+
 def test_the_remedy_is_told_from_the_third_interruption_before_the_first_step_on() -> None:
     def told(*ends: dict[str, Any]) -> str:
         made = attempts(*["Preempted"] * len(ends))
@@ -192,6 +234,7 @@ def test_the_remedy_is_told_from_the_third_interruption_before_the_first_step_on
         return retries.before_first_step(records)
 
     assert told({}, {}) == told({}, {}, {}, BEGUN[0]) == ""
+    assert told(*[{}] * 10).startswith("10 or more attempts in a row"), "the status lists no more"
     assert told(BEGUN[0], {}, {}, {}).startswith("3 attempts in a row were interrupted before their first step.")
 
 
