@@ -28,8 +28,8 @@ CUDNN_FIRST = [
     SDPBackend.MATH,
 ]
 PACKED = (SDPBackend.FLASH_ATTENTION,)
-"""Kernel for all documents in one launch. By default PyTorch 2.15 takes cuDNN on Hopper and Blackwell, which plans anew
-for each number of documents and each longest one, so for nearly every micro-batch. PyTorch 2.11 always takes this one."""
+"""Kernel for all documents in one launch. By default PyTorch 2.15 takes cuDNN on Hopper and Blackwell. cuDNN makes a
+new plan for each number of documents and each longest one, so for nearly every micro-batch."""
 PACKED_CUDNN_FIRST = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Whether `varlen_attn` supports grouped queries: fewer heads of keys and values than of queries. PyTorch 2.15 does.

@@ -98,7 +98,7 @@ def find_plan(
         tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"
         print(f"{tried} does not fit into the GPU's memory.", flush=True)
     finding = f"The longest row has {longest:,} tokens and does not fit into the GPU's memory, even alone."
-    raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
+    raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding, agreed=True)
 
 
 def after_earlier_job(earlier: StepLayout, own: StepLayout, training: Training) -> StepLayout:
