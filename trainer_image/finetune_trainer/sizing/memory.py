@@ -9,7 +9,7 @@ from typing import Literal
 
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.saved_modules import is_saved, saved_parameters, saved_tables
-from finetune_trainer.sizing.shards import can_shard, gathered_bytes
+from finetune_trainer.sizing.shards import NCCL, can_shard, gathered_bytes
 
 BF16, FP32 = 2, 4
 FOUR_BIT = {True: 0.5 + 1 / 64 + FP32 / (64 * 256), False: 0.5 + FP32 / 64}
@@ -65,6 +65,8 @@ class Setup:
     """Whether QLoRA computes in fp32."""
     shards: int = 1
     """Number of GPUs over which the weights are sharded. With 1, each GPU has whole weights."""
+    ranks: int = 1
+    """Number of GPUs that train together."""
 
     @property
     def can_shard(self) -> bool:
@@ -94,11 +96,13 @@ class Device:
     """Bytes of each number that attention keeps."""
     logits: int
     """Logits in one chunk of a frozen output head (finetune_trainer.model.loss)."""
+    connections: int = 0
+    """Memory for the connections to the other GPUs of a training."""
 
 
-CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26)
+CUDA = Device(runtime=1024**3, slack=0.1, attention=BF16, logits=2**26, connections=NCCL)
 """A CUDA context with the kernels of PyTorch needs about 0.5 GiB on Ampere and Hopper. cuBLAS needs 32 MiB for each
-handle and stream on Hopper. The rest is for the driver and NCCL. We have not measured these numbers yet; benchmarks/gpu
+handle and stream on Hopper. The rest is for the driver. We have not measured these numbers yet; benchmarks/gpu
 measures them."""
 CPU = Device(runtime=950 * 1024**2, slack=0.1, attention=FP32, logits=2**23)
 """The process with PyTorch, Transformers, PEFT and bitsandbytes needs 836 MiB. The rest is memory of oneDNN and the
@@ -149,12 +153,13 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
         # Answering keeps no activations, so it can use their memory.
         _answering(shape, setup, load.answering) - activations,
     )
+    connections = device.connections if max(setup.ranks, setup.shards) > 1 else 0
     return Memory(
         weights=round(weights),
         trainable=round(trainable),
         activations=round(activations),
         working=round(working),
-        overhead=round(device.runtime + device.slack * (activations + working)),
+        overhead=round(device.runtime + connections + device.slack * (activations + working)),
     )
 
 
