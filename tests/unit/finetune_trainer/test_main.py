@@ -270,3 +270,32 @@ def test_a_fetch_that_fails_ends_well_because_the_trainer_downloads_the_model_it
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "the trainer downloads it itself" in said(log).message
+
+
+SEGMENTS = """
+import os
+from finetune_trainer.__main__ import ALLOCATOR, grow_segments
+grow_segments()
+import torch
+read = getattr(torch._C, "_accelerator_getAllocatorSettings", None)  # PyTorch 2.11 does not have it
+print({name: os.environ[name] for name in ALLOCATOR if name in os.environ}, read() if read else None, sep="; ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "settings"),
+    [
+        ({}, "PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}, "PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512"),
+        ({"PYTORCH_ALLOC_CONF": ""}, "PYTORCH_ALLOC_CONF", ""),
+    ],
+    ids=["by default", "set by the platform under the old name", "switched off by the platform"],
+)
+def test_the_memory_of_a_gpu_grows_in_segments_unless_the_platform_says_otherwise(
+    given: dict[str, str], name: str, settings: str
+) -> None:
+    bare = {key: value for key, value in os.environ.items() if key not in command.ALLOCATOR}
+    said = subprocess.run(
+        [sys.executable, "-c", SEGMENTS], env=bare | given, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert said.stdout.strip() in {f"{ {name: settings} }; {read}" for read in (settings, None)}
