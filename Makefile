@@ -124,7 +124,7 @@ test-floor: $(FLOOR)/.installed ## the trainer's tests and proofs on the lowest 
 	@$(FLOOR)/bin/python -m benchmarks.gpu --device cpu --model toy
 
 .PHONY: bench-gpu
-bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GPU, eight minutes; PYTHON=python3 uses that one's packages
+bench-gpu: $(if $(filter .venv/%,$(PYTHON)),venv) ## the trainer on an NVIDIA GPU, nine minutes; PYTHON=python3 uses that one's packages
 	@$(PYTHON) -m benchmarks.gpu --json $(or $(JSON),build/gpu.json)
 
 .PHONY: bench-trainer

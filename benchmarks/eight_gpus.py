@@ -85,7 +85,7 @@ def steps(case: Case) -> Iterator[tuple[str, str]]:
     """Yields each quantity of the calculation with its value and unit."""
     shape, peak = case.shape(), peak_flops([GPU])
     assert peak
-    wishes = [Setup(shards=case.shards, checkpointing=on) for on in (False, True)]
+    wishes = [Setup(shards=case.shards, checkpointing=on, ranks=GPUS) for on in (False, True)]
     plan = first_fit(shape, wishes, [Load(TOKENS, TOKENS)], bytes_of(MEMORY))
     assert plan, "the job does not fit"
     setup, batches, layout = plan.setup, ROWS // GPUS, Layout(GPUS)

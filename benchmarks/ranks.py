@@ -28,8 +28,8 @@ from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.pod.rank import Place, place
+from finetune_trainer.ranks.environment import environment
 from finetune_trainer.ranks.group import join, leave
-from finetune_trainer.ranks.launcher import environment
 from finetune_trainer.training.loop import training_steps
 
 ONE, TWO, THREADS = "one process, one thread", "two processes, one thread each", "one process, two threads"

@@ -1,10 +1,10 @@
-"""Measures the trainer on an NVIDIA GPU in eight minutes: `python -m benchmarks.gpu`, in a checkout without a network.
+"""Measures the trainer on an NVIDIA GPU in nine minutes: `python -m benchmarks.gpu`, in a checkout without a network.
 
 Weights are random, in the shapes of real models, and are created on the GPU. `__main__` reads the options and
 supervises the measuring process. If a case crashes this process or does not end, `__main__` starts a new one. `worker`
 runs the cases in the order of `plan`, which also has their seconds. `record` writes each figure immediately. A case is
 a function that gets a `Bench` and yields figures. The modules with cases are `matmul`,
-`correctness`, `training`, `kernels`, `switches`, `memory`, `answers`."""
+`correctness`, `backends`, `checkpoints`, `ranks`, `training`, `kernels`, `switches`, `memory`, `answers`."""
 
 import importlib.util
 import sys

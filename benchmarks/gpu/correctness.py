@@ -99,7 +99,8 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def _check(what: str, found: float, most: float) -> Figure:
+def check(what: str, found: float, most: float) -> Figure:
+    """Returns the figure `found`, which is right if it is at most `most`."""
     return Figure(what, found, "", f"at most {most:g}", bool(found <= most))
 
 
@@ -112,8 +113,8 @@ def _against_fp32(bench: Bench) -> Iterator[Figure]:
     """Compares a step of the trainer in bf16 with plain Transformers in fp32 on the CPU (see `plain`)."""
     loss, gradient = _step(bench, small(bench.device, torch.bfloat16))
     expected, reference = plain(small(CPU, torch.float32), rows())
-    yield _check("loss from fp32 on the CPU", abs(loss / expected - 1), 1e-3)
-    yield _check("gradient from fp32 on the CPU", distance(gradient, reference), DEEP)
+    yield check("loss from fp32 on the CPU", abs(loss / expected - 1), 1e-3)
+    yield check("gradient from fp32 on the CPU", distance(gradient, reference), DEEP)
 
 
 def _full(bench: Bench) -> Iterator[Figure]:
@@ -123,7 +124,7 @@ def _full(bench: Bench) -> Iterator[Figure]:
         for device in (bench.device, CPU)
     )
     reference = plain(expected, rows())[1]
-    yield _check("Full, gradient from fp32 on the CPU", distance(_step(bench, found)[1], reference), DEEP)
+    yield check("Full, gradient from fp32 on the CPU", distance(_step(bench, found)[1], reference), DEEP)
 
 
 def plain(model: Any, examples: Sequence[Example]) -> tuple[float, Tensor]:
@@ -142,10 +143,10 @@ def plain(model: Any, examples: Sequence[Example]) -> tuple[float, Tensor]:
 
 def _packing(bench: Bench) -> Iterator[Figure]:
     model = small(bench.device, torch.bfloat16)
-    yield _check("rows packed change each other", float(sharing(model).packed < inf), 0)
+    yield check("rows packed change each other", float(sharing(model).packed < inf), 0)
     (loss, gradient), (apart, alone) = _step(bench, model), _step(bench, model, tokens=1)
-    yield _check("rows packed against alone, loss", abs(loss / apart - 1), 1e-3)
-    yield _check("rows packed against alone, gradient", distance(gradient, alone), ROUNDING)
+    yield check("rows packed against alone, loss", abs(loss / apart - 1), 1e-3)
+    yield check("rows packed against alone, gradient", distance(gradient, alone), ROUNDING)
 
 
 def _attention(bench: Bench) -> Iterator[Figure]:
@@ -156,11 +157,11 @@ def _attention(bench: Bench) -> Iterator[Figure]:
         ("attention, grouped queries", GROUPS, None),
         ("attention, grouped queries and a window", GROUPS, 100),
     ):
-        expected = _attend(CPU, torch.float32, groups, window, masked=True)
-        found = _attend(bench.device, torch.bfloat16, groups, window, masked=False)
+        expected = attend(CPU, torch.float32, groups, window, masked=True)
+        found = attend(bench.device, torch.bfloat16, groups, window, masked=False)
         for name, one, other in zip(("result", "query", "key", "value"), found, expected, strict=True):
             kind = name if name == "result" else f"gradient of {name}"
-            yield _check(f"{what}, {kind}", distance(one, other), ROUNDING)
+            yield check(f"{what}, {kind}", distance(one, other), ROUNDING)
 
     if bench.device.type == "cuda" and not TAKES_GROUPS:
         yield _grouped_as_they_are(bench.device)
@@ -188,7 +189,7 @@ def _grouped_as_they_are(device: torch.device) -> Figure:
     return Figure("grouped queries without repeating", distance(*seen), "", "gradient of key, from the repeated one's")
 
 
-def _attend(
+def attend(
     device: torch.device, dtype: torch.dtype, groups: int, window: int | None, masked: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the result of the attention and the gradients of query, key and value. `masked`: uses a mask over all
@@ -220,7 +221,7 @@ def _recomputation(bench: Bench) -> Iterator[Figure]:
     model = small(bench.device, torch.bfloat16)
     kept = _step(bench, model)[1]
     use_gradient_checkpointing(model, True)
-    yield _check("gradient with recomputation", distance(_step(bench, model)[1], kept), SAME)
+    yield check("gradient with recomputation", distance(_step(bench, model)[1], kept), SAME)
 
 
 def _dropout(bench: Bench) -> Iterator[Figure]:
@@ -230,14 +231,14 @@ def _dropout(bench: Bench) -> Iterator[Figure]:
         layer = DocumentDropout(0.3, 5, "layer").train()
         with document_masks(micro_batch(rows(), device), seed=7, step=3):
             masks.append(layer(ones.to(device)).cpu())
-    yield _check("dropout, share of masks other than the CPU's", float((masks[0] != masks[1]).float().mean()), 0)
+    yield check("dropout, share of masks other than the CPU's", float((masks[0] != masks[1]).float().mean()), 0)
     model = small(bench.device, torch.bfloat16, dropout=0.1)
     kept = _step(bench, model, step=3)[1]
     use_gradient_checkpointing(model, True)
-    yield _check("dropout, gradient with recomputation", distance(_step(bench, model, step=3)[1], kept), SAME)
+    yield check("dropout, gradient with recomputation", distance(_step(bench, model, step=3)[1], kept), SAME)
     use_gradient_checkpointing(model, False)
     apart = _step(bench, model, tokens=1, step=3)[1]
-    yield _check("dropout, gradient of rows packed against alone", distance(apart, kept), ROUNDING)
+    yield check("dropout, gradient of rows packed against alone", distance(apart, kept), ROUNDING)
 
 
 def _fused_lora(bench: Bench) -> Iterator[Figure]:
@@ -247,6 +248,6 @@ def _fused_lora(bench: Bench) -> Iterator[Figure]:
     fused = _step(bench, model)[1]
     with patch("finetune_trainer.model.fused_lora._is_fusible", lambda *_: False):  # PEFT computes all layers
         peft = _step(bench, model)[1]
-    yield _check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
+    yield check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
     error = distance(peft, reference)
-    yield _check("fused_lora, gradient from fp32 beside PEFT's", distance(fused, reference) / error, 1.5)
+    yield check("fused_lora, gradient from fp32 beside PEFT's", distance(fused, reference) / error, 1.5)

@@ -36,6 +36,9 @@ def _in(module: str, function: str = "measure") -> Measure:
 CASES = [
     Case("matmul", 20, _in("matmul")),
     Case("correctness", 50, _in("correctness")),
+    Case("backends", 15, _in("backends")),
+    Case("checkpoints", 25, _in("checkpoints")),
+    Case("ranks", 20, _in("ranks")),
     Case("LoRA", 90, _in("training", "lora")),
     Case("kernels", 20, _in("kernels")),
     Case("switches", 100, _in("switches")),

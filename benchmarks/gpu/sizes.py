@@ -24,6 +24,8 @@ class Sizes:
     prompt: int
     answer: int
     answers: int
+    copied: int
+    """Bytes of the copy for a checkpoint."""
     wanted: bool
     """Whether figures are compared with the goals for an H100 or H200."""
 
@@ -40,6 +42,7 @@ REAL = Sizes(
     prompt=512,
     answer=128,
     answers=64,
+    copied=2**29,
     wanted=True,
 )
 TOY = Sizes(
@@ -54,6 +57,7 @@ TOY = Sizes(
     prompt=16,
     answer=8,
     answers=8,
+    copied=2**20,
     wanted=False,
 )
 SIZES = {"8b": REAL, "toy": TOY}

@@ -96,6 +96,9 @@ class TerminationMessage(ApiModel):
     """Optimizer step of the last checkpoint that was uploaded."""
     kept_results: int | None = None
     """Number of complete results of this job in its storage that a later attempt takes over, see status.training."""
+    agreed: bool | None = None
+    """Whether all processes of a training report this failure, because one has told the others. Only the launcher of
+    these processes reads it."""
 
 
 def storage_of(bucket: str, storages: list[Storage]) -> Storage | None:

@@ -51,6 +51,9 @@ from finetune_trainer.ranks.nodes import Node
 from finetune_trainer.ranks.peers import handle_failed_peer
 from finetune_trainer.storage.job_storage import open_storage
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Environment variables with settings of torch's allocator. Torch reads the last two first."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one step of a job. Returns the exit code: 0, the failure's exit code in `finetune_api.reasons`, or
@@ -113,6 +116,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
         _hide_torch()
     else:
         wait_asleep()
+        grow_segments()
         _hide_bitsandbytes(bundle.spec)
         _quieten_libraries()
     if step == CLEANUP:
@@ -214,6 +218,16 @@ def wait_asleep() -> None:
     On a CPU that other processes use too, a spinning thread takes time from the thread it waits for, and a step takes
     ten times as long. OpenMP reads the variable once, when torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def grow_segments() -> None:
+    """Lets torch's allocator grow its blocks of GPU memory. Otherwise packed micro-batches, which are never equally
+    long, leave gaps, and a step runs out of memory although enough is free.
+
+    A setting of the platform has precedence, under any of the names that torch knows. The allocator reads them once,
+    when it is first used. Pinned memory is not concerned, and nor are the buffers of NCCL."""
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def _quieten_libraries() -> None:

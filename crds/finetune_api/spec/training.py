@@ -94,7 +94,8 @@ class Training(ApiModel):
     micro_batch_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
     """Largest number of tokens in a micro-batch. If a micro-batch does not fit into the GPU memory, the number is
     halved before the first step. The value changes speed and memory use, not the result. Default: on a GPU, the
-    largest number that fits, up to 16384; on a CPU, 2048. The value used is never below the longest row."""
+    largest number that fits, up to 16384, found by trials, or by the preflight if the weights are sharded over several
+    GPUs; on a CPU, 2048. The value used is never below the longest row."""
     gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.AUTO
     """Gradient checkpointing. Enabled: activations are recomputed in the backward pass instead of stored; training is
     about a third slower, needs a fraction of the memory, and gives the same result. Auto: enabled only if training

@@ -191,6 +191,9 @@ class Resolved(StatusModel):
     micro_batch_tokens: int
     """Planned number of tokens in a micro-batch. During the evaluation eight times as many tokens are processed at
     once. training.microBatchTokens reports the number that training used."""
+    sharded_micro_batch_tokens: int | None = None
+    """Predicted number of tokens in a micro-batch of a training whose weights are sharded over the GPUs; absent if they
+    are on no GPU type."""
     evaluate_every: int | None = None
     """Number of optimizer steps between two measurements of the validation loss; absent if there are no validation
     rows."""

@@ -22,7 +22,7 @@ from tests.integration.waiting import wait_for
 
 TOLD_SECONDS = 30.0
 """Longest from the end of a rank until the status of the job says so."""
-SIZES = range(1024, 2048, 64)
+SIZES = range(2048, 3072, 64)
 """Memory of the GPU types in MiB, from one that is too small to one that has room for the whole model."""
 
 

@@ -16,27 +16,27 @@ from tests.integration.jobs import Job
 from tests.integration.kube import PROFILES
 
 PROFILE_OF_SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "full-on-two": ("1214Mi", {}),
-    "lora-on-one": ("1040Mi", {}),
+    "lora-only": ("1214Mi", {}),
+    "nothing-fits": ("1040Mi", {}),
     "large": ("24Gi", {}),
     "little-disk": ("24Gi", {"pods": {"scratchSizeLimit": "128Mi"}}),
 }
 """For each profile the memory of its GPU type, and more fields. Training all weights of the wide model needs more than
-the first, with PagedAdamW8bit too, unless they are sharded over two GPUs. QLoRA needs more than the second."""
+the first, with PagedAdamW8bit too. QLoRA needs more than the second."""
 FULL, TWO = {"type": "Full"}, {"gpusPerNode": 2}
 CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "more-gpus": (
-        "full-on-two",
+    "full-weights": (
+        "lora-only",
         {"method": FULL},
-        ("With spec.method.type ", "spec.compute.gpusPerNode 2 ("),
+        ("With spec.method.type LoRA, the job would need ",),
     ),
     "paged-states": (
-        "full-on-two",
+        "lora-only",
         {"method": FULL, "compute": TWO, "training": {"optimizer": "PagedAdamW8bit"}},
         ("the state of spec.training.optimizer PagedAdamW8bit cannot be sharded",),
     ),
     "four-bit-weights": (
-        "lora-on-one",
+        "nothing-fits",
         {"method": {"type": "QLoRA"}, "compute": TWO},
         ("Each of the 2 GPUs needs this memory, because 4-bit weights cannot be sharded",),
     ),

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FAILURES, FailureReason
@@ -162,3 +163,22 @@ def test_sigterm_while_the_scratch_folder_is_deleted_does_not_replace_a_failure(
     assert code not in (0, PREEMPTED)
     assert message["reason"] != "Preempted"
     assert [folder.exists() for folder in stopped_while_it_deletes] == [False]
+
+
+def test_a_broken_gpu_is_told_before_the_trainer_waits_for_an_upload(
+    trainer: Run, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, told = make_bundle(), list[str]()
+    prepare(bundle)
+
+    def breaks(*_: object, **__: object) -> Iterator[Step]:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    def finish(_: Checkpoints) -> None:
+        told.append((tmp_path / "termination-log").read_text())
+
+    monkeypatch.setattr(steps_of_a_run, "training_steps", breaks)
+    monkeypatch.setattr(Checkpoints, "finish", finish)
+    code, message = trainer(bundle)
+    assert (code, message["reason"]) == (FAILURES[FailureReason.GPU_FAULT].exit_code, FailureReason.GPU_FAULT)
+    assert [json.loads(text)["reason"] for text in told] == [FailureReason.GPU_FAULT]

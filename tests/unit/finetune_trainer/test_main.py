@@ -277,3 +277,32 @@ def test_without_room_for_the_message_the_exit_code_still_tells_the_reason(
 ) -> None:
     monkeypatch.setenv("TERMINATION_LOG", "/dev/full")
     assert command.main(["preflight", str(tmp_path / "none.json")]) == FAILURES[FailureReason.SPEC_INVALID].exit_code
+
+
+SEGMENTS = """
+import os
+from finetune_trainer.__main__ import ALLOCATOR, grow_segments
+grow_segments()
+import torch
+read = getattr(torch._C, "_accelerator_getAllocatorSettings", None)  # PyTorch 2.11 does not have it
+print({name: os.environ[name] for name in ALLOCATOR if name in os.environ}, read() if read else None, sep="; ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "settings"),
+    [
+        ({}, "PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}, "PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512"),
+        ({"PYTORCH_ALLOC_CONF": ""}, "PYTORCH_ALLOC_CONF", ""),
+    ],
+    ids=["by default", "set by the platform under the old name", "switched off by the platform"],
+)
+def test_the_memory_of_a_gpu_grows_in_segments_unless_the_platform_says_otherwise(
+    given: dict[str, str], name: str, settings: str
+) -> None:
+    bare = {key: value for key, value in os.environ.items() if key not in command.ALLOCATOR}
+    said = subprocess.run(
+        [sys.executable, "-c", SEGMENTS], env=bare | given, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert said.stdout.rstrip("\n") in {f"{ {name: settings} }; {read}" for read in (settings, None)}

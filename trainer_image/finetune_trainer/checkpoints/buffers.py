@@ -25,6 +25,11 @@ class Buffers:
         """Whether `copy` needs no more memory."""
         return bool(self._copies)
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the GPU can write to the memory by itself."""
+        return self._pinned is not None
+
     def allocate(self, tensors: Mapping[str, Tensor]) -> None:
         """Allocates memory for these tensors, in any thread. The pages are touched, so that the first copy is as fast
         as later ones.

@@ -27,6 +27,10 @@ CUDNN_FIRST = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+PACKED = (SDPBackend.FLASH_ATTENTION,)
+"""Kernel for all documents in one launch. By default PyTorch 2.15 takes cuDNN on Hopper and Blackwell. cuDNN makes a
+new plan for each number of documents and each longest one, so for nearly every micro-batch."""
+PACKED_CUDNN_FIRST = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Whether `varlen_attn` supports grouped queries: fewer heads of keys and values than of queries. PyTorch 2.15 does.
 For 2.11, which does not document it, keys and values are repeated, and autograd keeps the repeated tensors."""
@@ -52,7 +56,8 @@ _cudnn = False
 
 @contextmanager
 def prefer_cudnn() -> Iterator[None]:
-    """Uses cuDNN's attention for long documents, one by one. It is faster on Hopper than FlashAttention-2."""
+    """Uses cuDNN's attention: for long documents one by one, and for others in one launch if it supports them. It is
+    faster on Hopper than FlashAttention-2."""
     global _cudnn
     _cudnn = True
     try:
@@ -143,7 +148,10 @@ def takes_varlen(query: Tensor, value: Tensor, dropout: float) -> bool:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], window: int | None, scaling: float | None
 ) -> Tensor:
-    """Computes attention for all documents in one launch of FlashAttention."""
+    """Computes attention for all documents in one launch of a kernel: FlashAttention, or cuDNN within `prefer_cudnn`.
+
+    Gradient checkpointing calls this function again, so the kernel is chosen here. The backward pass of the kernel
+    takes the one that the forward pass has noted."""
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(query.device, non_blocking=True)
     # From [1, heads, tokens, size] to [tokens, heads, size].
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -152,19 +160,20 @@ def _varlen(
         options["enable_gqa"] = grouped
     elif grouped:
         k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    output = varlen_attn(
-        q,
-        k,
-        v,
-        ends,
-        ends,
-        max(lengths),
-        max(lengths),
-        scale=scaling,
-        # Tokens visible before and after the current one. Transformers' window includes the current one.
-        window_size=(-1 if window is None else window - 1, 0),
-        **options,
-    )
+    with sdpa_kernel(list(PACKED_CUDNN_FIRST if _cudnn else PACKED), set_priority=True):
+        output = varlen_attn(
+            q,
+            k,
+            v,
+            ends,
+            ends,
+            max(lengths),
+            max(lengths),
+            scale=scaling,
+            # Tokens visible before and after the current one. Transformers' window includes the current one.
+            window_size=(-1 if window is None else window - 1, 0),
+            **options,
+        )
     assert isinstance(output, Tensor)  # a tuple only if the log-sum-exp is requested
     return output[None]
 

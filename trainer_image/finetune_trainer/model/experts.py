@@ -95,16 +95,16 @@ def _product(
     rows are sorted by expert: `chosen` has the expert of each row, `ends` the end of each expert's rows."""
     weight = getattr(experts, name).to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        y = _grouped(x, weight if experts.is_transposed else weight.transpose(1, 2), ends)
+        y = grouped(x, weight if experts.is_transposed else weight.transpose(1, 2), ends)
         if name in factors:
             first, second = (factor.to(x.dtype) for factor in factors[name])
-            y = y + _grouped(_grouped(x, first, ends), second.contiguous(), ends)
+            y = y + grouped(grouped(x, first, ends), second.contiguous(), ends)
         if experts.has_bias:
             y = y + getattr(experts, f"{name}_bias").to(x.dtype)[chosen]
     return y
 
 
-def _grouped(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+def grouped(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """Returns the product of each row of `x`, shape [rows, inputs], with the matrix of its expert. `weights`: shape
     [experts, inputs, outputs]; `ends`: the end of each expert's rows, shape [experts]."""
     if x.device.type == "cuda" and x.dtype == torch.bfloat16:

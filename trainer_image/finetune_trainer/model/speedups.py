@@ -37,7 +37,7 @@ class Speedups:
     four_bit: bool = False
     """Fused LoRA also over 4-bit layers."""
     cudnn_attention: bool = False
-    """cuDNN's attention for long documents, one by one."""
+    """cuDNN's attention: for long documents one by one, for others in one launch."""
 
 
 DEFAULT = Speedups()

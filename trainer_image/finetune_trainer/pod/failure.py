@@ -29,14 +29,20 @@ class TrainerFailure(Exception):  # noqa: N818 - the API calls these failures
     """A failure: a reason of the API, and a message that names what was found and where.
 
     `remedy`: what to do about this finding, if that is more exact than the remedy of the reason. `step`: the optimizer
-    step of the failure. The message is written to the job's status. It may name files, lines, fields and columns, but
-    never the content of a row."""
+    step of the failure. `agreed`: whether all ranks fail with it, because one has told the others. The message is
+    written to the job's status. It may name files, lines, fields and columns, but never the content of a row."""
 
     def __init__(
-        self, reason: FailureReason, finding: str, remedy: str | None = None, *, step: int | None = None
+        self,
+        reason: FailureReason,
+        finding: str,
+        remedy: str | None = None,
+        *,
+        step: int | None = None,
+        agreed: bool = False,
     ) -> None:
         super().__init__(f"{finding} {remedy}" if remedy else finding)
-        self.reason, self.finding, self.remedy, self.step = reason, finding, remedy, step
+        self.reason, self.finding, self.remedy, self.step, self.agreed = reason, finding, remedy, step, agreed
 
     @property
     def message(self) -> str:
@@ -93,7 +99,7 @@ def failure_of(error: BaseException) -> TrainerFailure:
             FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
         )
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
-        return TrainerFailure(reason, by_rank(_gpu_line(error)))
+        return TrainerFailure(reason, by_rank(_gpu_line(error)), agreed=getattr(error, "agreed", False))
     return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
 
 
@@ -106,10 +112,10 @@ def _gpu_reason(error: RuntimeError) -> FailureReason | None:
     """Returns the reason if an error is about the GPU's memory or the device, otherwise None. Compares the name of the
     class, because preflight must not import torch. Libraries of the GPU report their errors as a plain RuntimeError.
     NCCL reports an error of the GPU as a DistBackendError, like one of the network."""
-    name, text = type(error).__name__, str(error)
-    if name == "OutOfMemoryError" or GPU_OUT_OF_MEMORY.search(text):
+    names, text = {base.__name__ for base in type(error).__mro__}, str(error)
+    if "OutOfMemoryError" in names or GPU_OUT_OF_MEMORY.search(text):
         return FailureReason.GPU_OUT_OF_MEMORY
-    of_the_gpu = name == "AcceleratorError" or (name == "DistBackendError" and NCCL_GPU_ERROR in text)
+    of_the_gpu = "AcceleratorError" in names or ("DistBackendError" in names and NCCL_GPU_ERROR in text)
     return FailureReason.GPU_FAULT if of_the_gpu else None
 
 

@@ -221,6 +221,7 @@ def write_failure(failure: TrainerFailure) -> None:
         step=step,
         checkpoint_step=_Done.checkpoint_step,
         kept_results=_Done.kept_results,
+        agreed=failure.agreed or None,
     )
     write_termination_message(message)
 

@@ -15,8 +15,16 @@ from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.preflight.changes import NO_MERGE, NO_METHOD, SMALLER, changes
-from finetune_trainer.preflight.prediction import DataSize, loads, merging_memory, more_gpus, seconds_on, setups_of
-from finetune_trainer.sizing.memory import MemoryPlan, first_fit
+from finetune_trainer.preflight.prediction import (
+    DataSize,
+    first_plan,
+    loads,
+    merging_memory,
+    more_gpus,
+    seconds_on,
+    setups_of,
+)
+from finetune_trainer.sizing.memory import MemoryPlan
 from finetune_trainer.sizing.model_shape import ModelShape
 
 SHOWN = 3
@@ -125,7 +133,7 @@ def _ways(
         seconds = seconds_on(gpu, changed, resolved, shape, size, plan)
         return Way(f"{joined}{text}", gpu, gibibytes(plan.memory.total), _exact(seconds, gpu, gpus), gpus)
 
-    if plan := first_fit(shape, setups, ladder, available):
+    if plan := first_plan(spec, resolved, shape, data, available):
         yield way(NO_MERGE, plan, data)  # only merging does not fit
         return
     for change in changes(shape, setups[-1], ladder[-1], available, merging, more_gpus(spec, gpu)):

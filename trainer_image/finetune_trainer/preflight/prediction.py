@@ -36,6 +36,11 @@ from finetune_trainer.sizing.traffic import Layout
 from finetune_trainer.tokens.row_store import Example, lengths, prompt_lengths, supervised_counts
 
 Lengths = NDArray[np.int64]
+MOST_TOKENS = 16_384
+"""Most tokens of a micro-batch. More tokens do not make a GPU faster."""
+UNTRIED = 0.9
+"""Share of a GPU's memory that a predicted micro-batch may need if it is not tried before the first step. Predictions
+of the memory may be off by a tenth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +71,16 @@ def data_size(sides: Mapping[Side, Sequence[Example]], max_rows: int) -> DataSiz
     )
 
 
-def loads(data: DataSize, global_batch_size: int, resolved: Resolved) -> list[Load]:
+def loads(data: DataSize, global_batch_size: int, resolved: Resolved, trained: int = 0) -> list[Load]:
     """Returns the loads that the job can use, the largest first. Micro-batches have `resolved.micro_batch_tokens`
     tokens, then half of that, down to the longest row alone, and never more rows than one step. For each micro-batch,
-    the tokens in generation are GENERATION_FACTOR times as many, then half of that, and never fewer than one row
-    needs."""
+    the tokens in generation are GENERATION_FACTOR times `resolved.micro_batch_tokens`, then half of that, and never
+    fewer than one row needs. `trained`: more tokens of a micro-batch in training, or 0."""
     tokens, labels = (int(np.sort(lengths)[-global_batch_size:].sum()) for lengths in (data.tokens, data.labels))
     one, most = data.prompt + resolved.max_new_tokens, max(data.longest, resolved.micro_batch_tokens)
     return [
         Load(size, min(size, labels), max(one, GENERATION_FACTOR * together))
-        for size in halved(max(data.longest, min(most, tokens)), data.longest)
+        for size in halved(max(data.longest, min(max(most, trained), tokens)), data.longest)
         for together in halved(most, data.longest)
     ]
 
@@ -117,11 +122,31 @@ def setups_of(spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape) -> l
         biases=lora.bias is LoraBias.ALL,
         double_quant=quantization.double_quant,
         float32=quantization.compute_dtype is ComputeDtype.FLOAT32,
+        ranks=spec.compute.gpus,
     )
     whole = [replace(setup, checkpointing=on) for on in CHECKPOINTING[spec.training.gradient_checkpointing]]
     ranks = spec.compute.gpus
     is_sharded = ranks > 1 and shape.layered and setup.can_shard
     return [*whole, replace(whole[-1], shards=ranks)] if is_sharded else whole
+
+
+def first_plan(
+    spec: FineTuneJobSpec, resolved: Resolved, shape: ModelShape, data: DataSize, available: float
+) -> MemoryPlan | None:
+    """Returns the first plan that fits into `available` bytes, or None.
+
+    With whole weights the trainer tries larger micro-batches than the predicted one. With sharded weights it does not.
+    So their prediction begins with the largest one, unless the job sets the number."""
+    batch = spec.training.global_batch_size
+    usual = loads(data, batch, resolved)
+    for setup in setups_of(spec, resolved, shape):
+        if setup.shards > 1 and spec.training.micro_batch_tokens is None:
+            larger = [load for load in loads(data, batch, resolved, MOST_TOKENS) if load.tokens > usual[0].tokens]
+            if plan := first_fit(shape, [setup], larger, UNTRIED * available):
+                return plan
+        if plan := first_fit(shape, [setup], usual, available):
+            return plan
+    return None
 
 
 def more_gpus(spec: FineTuneJobSpec, gpu: GpuType) -> dict[str, Compute]:
@@ -155,14 +180,14 @@ def sized(
 
     The evaluation uses micro-batches of `micro_batch_tokens`. This is the largest value with which the job is predicted
     to fit every GPU type that it may use and that it fits at all. The value is unchanged if no GPU type fits, or if the
-    profile does not set their memory."""
-    setups, ladder = setups_of(spec, resolved, shape), loads(data, spec.training.global_batch_size, resolved)
+    profile does not set their memory. A training with sharded weights uses `sharded_micro_batch_tokens`, the largest
+    value of every GPU type whose weights are sharded."""
     held = [bytes_of(gpu.memory) for gpu in allowed_gpu_types(spec, gpus) if gpu.memory]
-    plans = [plan for memory in held if (plan := first_fit(shape, setups, ladder, memory))]
+    plans = [plan for memory in held if (plan := first_plan(spec, resolved, shape, data, memory))]
     together = [plan.load.answering // GENERATION_FACTOR for plan in plans]
-    # If the weights are sharded, the trainer does not try other sizes: it takes the predicted one.
-    together += [plan.load.tokens for plan in plans if plan.setup.shards > 1 and plan.load.tokens < ladder[0].tokens]
-    resolved = resolved.model_copy(update={"micro_batch_tokens": min([resolved.micro_batch_tokens, *together])})
+    sharded = [plan.load.tokens for plan in plans if plan.setup.shards > 1]
+    tokens = {"micro_batch_tokens": min([resolved.micro_batch_tokens, *together])}
+    resolved = resolved.model_copy(update=tokens | {"sharded_micro_batch_tokens": min(sharded, default=None)})
     resolved = resolved.model_copy(update={"base_memory": unquantized_memory(resolved, shape)})
     return resolved, estimates(gpus, spec, resolved, shape, data)
 
@@ -184,7 +209,7 @@ def estimates(
     found = []
     for gpu in gpus:
         available = bytes_of(gpu.memory) if gpu.memory else inf
-        plan = first_fit(shape, setups, ladder, available)
+        plan = first_plan(spec, resolved, shape, data, available)
         if plan is None:
             least = gibibytes(predict(shape, setups[-1], ladder[-1]).total)
             instead = alternative(shape, setups[-1], ladder[-1], available, merging, more_gpus(spec, gpu))

@@ -85,6 +85,12 @@ def _gather_bytes(content: bytes, size: int) -> list[bytes]:
     return [each.numpy().tobytes() for each in every]
 
 
+class AgreedOutOfMemoryError(torch.OutOfMemoryError):
+    """Raised on every rank, because the memory of one GPU was too small."""
+
+    agreed = True
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """How the work of one rank ended."""
@@ -99,7 +105,7 @@ def together(work: Callable[[], T]) -> list[T]:
     """Calls `work` on every rank and returns the results of all ranks in the order of the ranks.
 
     If one rank was stopped by SIGTERM, StopRequested is raised on every rank. If one GPU ran out of memory,
-    torch.OutOfMemoryError is raised on every rank. Any other exception ends its process, and so the training."""
+    AgreedOutOfMemoryError is raised on every rank. Any other exception ends its process, and so the training."""
     if place().ranks == 1:
         return [work()]
     return _results(gather(_outcome(work)))
@@ -165,7 +171,7 @@ def _results(outcomes: list[_Outcome]) -> list[Any]:
     if any(outcome.stopped for outcome in outcomes):
         raise StopRequested
     if short := next((outcome.out_of_memory for outcome in outcomes if outcome.out_of_memory), None):
-        raise torch.OutOfMemoryError(short)
+        raise AgreedOutOfMemoryError(short)
     return [outcome.value for outcome in outcomes]
 
 

@@ -19,8 +19,9 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import Place
 from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.pod.scratch import scratch_folder
-from finetune_trainer.pod.termination import LOG_VARIABLE, working_seconds, write_termination_message
+from finetune_trainer.pod.termination import working_seconds, write_termination_message
 from finetune_trainer.ranks.arrivals import ALL_ARRIVED, arrivals_of_node
+from finetune_trainer.ranks.environment import environment, log_of
 from finetune_trainer.ranks.links import MOST_BETWEEN_LOOKS, Kind, Links, Word
 from finetune_trainer.ranks.nodes import Node, interface_of, links_of
 from finetune_trainer.ranks.outcome import (
@@ -131,7 +132,7 @@ class Supervision:
         """Kills the ranks that give no sign of life, and does not wait for their ends: a driver may hold them."""
         for place, process in list(self._processes.items()):
             if (seconds := self._vigil.silence(place, suspected)) is not None:
-                end = silent(place, seconds, why_silent(process.pid))
+                end = self._told(place) or silent(place, seconds, why_silent(process.pid))
                 print(f"{end.reason}: {end.message.message}", file=sys.stderr, flush=True)
                 self._processes.pop(place).kill()
                 self._ends.append(end)
@@ -153,12 +154,19 @@ class Supervision:
 
     def _end_of(self, place: Place, returncode: int) -> Ended:
         if self._killing and returncode == -signal.SIGKILL:
-            return killed(place, self._stopping)
+            return self._told(place) or killed(place, self._stopping)
         reported = _reported(place)
         end = ended(place, returncode, reported)
         if end.code and not reported:
             print(f"{end.reason}: {end.message.message}", file=sys.stderr, flush=True)
         return end
+
+    def _told(self, place: Place) -> Ended | None:
+        """Returns the end of a rank that has reported its failure, but is killed because it does not end: a broken GPU
+        may hold its process. None if it has reported no failure."""
+        reported = _reported(place)
+        end = ended(place, -signal.SIGKILL, reported) if reported else None
+        return end if end and isinstance(end.message.reason, FailureReason) else None
 
     def _look_for_arrivals(self) -> None:
         """Tells the other nodes when the ranks of this pod are ready to meet theirs."""
@@ -256,34 +264,8 @@ def _start(
     )
 
 
-def environment(
-    place: Place, given: "os._Environ[str] | dict[str, str]", cpus: int, interface: str | None = "lo"
-) -> dict[str, str]:
-    """Returns the environment variables of a rank in addition to those of the pod, which are `given`. `cpus`: number of
-    processors of the node. `interface`: network interface over which the ranks reach each other; None: gloo and
-    NCCL choose one.
-
-    Each rank sees only its own GPU. With one node all connections stay inside the pod. The ranks share the processors:
-    with one thread for each processor in each rank, they would wait for each other."""
-    gpus = given["CUDA_VISIBLE_DEVICES"].split(",") if "CUDA_VISIBLE_DEVICES" in given else None
-    number = place.rank_of_node
-    own = str(number) if gpus is None else "".join(gpus[number : number + 1])
-    return {
-        **place.environment,
-        LOG_VARIABLE: str(_log(place)),
-        "CUDA_VISIBLE_DEVICES": own,
-        **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
-        "OMP_NUM_THREADS": given.get("OMP_NUM_THREADS") or str(max(1, cpus // place.ranks_of_node)),
-    }
-
-
-def _log(place: Place) -> Path:
-    """Returns the file for the termination message of a rank."""
-    return place.meeting / f"rank-{place.rank}.json"
-
-
 def _reported(place: Place) -> str:
-    return _log(place).read_text() if _log(place).exists() else ""
+    return log_of(place).read_text() if log_of(place).exists() else ""
 
 
 def command_of(arguments: Sequence[str]) -> list[str]:

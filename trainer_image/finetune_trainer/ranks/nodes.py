@@ -17,11 +17,21 @@ from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks.links import MOST_BYTES, Kind, Link, Links, Word, node_named
 
-MEETING_SECONDS = 900.0
-"""How long the first pods wait for the last one. Its node may have to download the image first."""
+MEETING_SECONDS = 87_000.0
+"""How long the first launchers wait for the last one, which is the time that the operator gives its pod: 10 minutes
+until it has a node, and then up to 24 hours to download the image and the model. The operator ends the pods earlier if
+it finds that one cannot start. So this limit counts only if the operator does not run."""
+REACHING_SECONDS = 900.0
+"""How long a launcher tries to reach node 0 while nothing answers. Where a pod starts, its node refuses the connection,
+and before that DNS does not know its name. Otherwise the network between the nodes is broken, and the GPUs would wait
+in vain."""
+TOLD_SECONDS = 60.0
+"""Interval at which a launcher says for whom it waits."""
 LOOK_SECONDS = 0.5
 HELLO_SECONDS = 2.0
 """How long a new connection may take to say which node it is from."""
+UNKNOWN_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
+"""Errors of DNS that are an answer: there is no such name yet."""
 SIOCGIFADDR = 0x8915
 """Request of Linux for the IPv4 address of an interface, see netdevice(7)."""
 
@@ -70,9 +80,32 @@ def links_of(here: Node, is_stopped: Callable[[], bool]) -> Iterator[Links]:
             link.close()
 
 
+class _Waiting:
+    """The time for which this launcher has waited for others. It says so every minute."""
+
+    def __init__(self) -> None:
+        self._clock = RunningTime(HELLO_SECONDS + LOOK_SECONDS)
+        self._told = self._answered = 0.0
+
+    def seconds(self, what: str) -> float:
+        """Returns the time so far. `what`: for whom this launcher waits now."""
+        now = self._clock()
+        if now - self._told >= TOLD_SECONDS:
+            self._told = now
+            print(f"Waiting for {what} for {now / 60:.0f} min.", flush=True)
+        return now
+
+    def unanswered(self, error: OSError) -> float:
+        """Returns for how long nothing has answered. `error`: why the connection to node 0 was not made."""
+        unknown = isinstance(error, socket.gaierror) and error.errno in UNKNOWN_NAME
+        if unknown or isinstance(error, ConnectionRefusedError):
+            self._answered = self._clock()
+        return self._clock() - self._answered
+
+
 def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> None:
     """Waits on node 0 until all others have connected, and tells them to begin."""
-    clock = RunningTime(HELLO_SECONDS + LOOK_SECONDS)
+    waiting = _Waiting()
     with _listening(here.port) as listener:
         while len(links) < here.nodes - 1:
             if link := _accepted(listener, {*range(1, here.nodes)} - {link.node for link in links}):
@@ -80,33 +113,37 @@ def _wait_for_others(here: Node, links: list[Link], is_stopped: Callable[[], boo
             absent = sorted({*range(1, here.nodes)} - {link.node for link in links})
             _send(links, Word(here.number, Kind.ALIVE))
             _check(here, links, is_stopped)
-            if clock() > MEETING_SECONDS and absent:
-                one = ", ".join(map(str, absent))
-                raise _absent(f"Node {one} of {here.nodes} (counted from 0) has not connected to node 0")
+            one = ", ".join(map(str, absent))
+            if absent and waiting.seconds(f"node {one} of {here.nodes} (counted from 0)") > MEETING_SECONDS:
+                finding = f"Node {one} of {here.nodes} (counted from 0) has not connected to node 0"
+                raise _absent(finding, MEETING_SECONDS)
     _send(links, Word(here.number, Kind.BEGIN, name=here.name))
 
 
 def _connect_to_first(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> None:
     """Connects to node 0, and waits until all others have done so too."""
-    clock = RunningTime(HELLO_SECONDS + LOOK_SECONDS)
+    waiting = _Waiting()
     while not links:
         try:
             links.append(Link(0, socket.create_connection((here.host, here.port), HELLO_SECONDS)))
         except OSError as error:  # its name is not known yet, or it does not listen yet
             _check(here, links, is_stopped)
-            if clock() > MEETING_SECONDS:
-                said = error.strerror or error
+            said = error.strerror or error
+            long = waiting.seconds(f"node 0 of {here.nodes} at {here.host}:{here.port} ({said})") > MEETING_SECONDS
+            if long or waiting.unanswered(error) > REACHING_SECONDS:
                 what = f"Node {here.number} of {here.nodes} (counted from 0) could not connect to node 0"
-                raise _absent(f"{what} at {here.host}:{here.port} ({said})") from error
+                limit = MEETING_SECONDS if long else REACHING_SECONDS
+                raise _absent(f"{what} at {here.host}:{here.port} ({said})", limit) from error
             sleep(LOOK_SECONDS)
     _send(links, Word(here.number, Kind.HELLO, name=here.name))
     while Kind.BEGIN not in _check(here, links, is_stopped):
+        waiting.seconds("the other nodes, which the log of node 0 names,")
         _send(links, Word(here.number, Kind.ALIVE))
         sleep(LOOK_SECONDS)
 
 
-def _absent(finding: str) -> TrainerFailure:
-    return TrainerFailure(FailureReason.PEER_LOST, f"{finding} for {MEETING_SECONDS / 60:.0f} minutes.")
+def _absent(finding: str, seconds: float) -> TrainerFailure:
+    return TrainerFailure(FailureReason.PEER_LOST, f"{finding} for {seconds / 60:.0f} minutes.")
 
 
 def _check(here: Node, links: list[Link], is_stopped: Callable[[], bool]) -> set[Kind]:

@@ -10,10 +10,6 @@ from finetune_api.signals import ended_by, without_cause
 from finetune_trainer.pod.rank import Place
 from finetune_trainer.ranks.links import Word, node_named
 
-COMMON = {FailureReason.LOSS_DIVERGED, FailureReason.GPU_OUT_OF_MEMORY}
-"""Reasons that all ranks find in the same step of the training, because they tell each other. Rank 0 reports such a
-failure itself, and first lets the upload of a checkpoint end."""
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -73,7 +69,13 @@ def is_alarm(end: Ended, stopping: bool) -> bool:
     to stop, so that they end by themselves."""
     if end.code == 0 or end.reason == FailureReason.PEER_LOST or (stopping and end.reason == FailureReason.PREEMPTED):
         return False
-    return end.rank == 0 or end.reason not in COMMON
+    return end.rank == 0 or not is_common(end)
+
+
+def is_common(end: Ended) -> bool:
+    """Returns whether all ranks find the same in the same step of the training: the loss of the whole step, or what
+    they have told each other. Rank 0 reports such a failure itself, and first lets the upload of a checkpoint end."""
+    return end.reason == FailureReason.LOSS_DIVERGED or end.message.agreed is True
 
 
 def is_loss(end: Ended, stopping: bool) -> bool:

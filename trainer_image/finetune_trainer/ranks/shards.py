@@ -121,7 +121,7 @@ def connected() -> Iterator[None]:
     """Inside, shards are sent. Raises what `peer_lost` returns if a connection to another rank breaks.
 
     A GPU that is out of memory raises TrainerFailure GPUOutOfMemory, which ends this process: the other ranks wait for
-    its shard of the weights, so they cannot agree to try again."""
+    its shard of the weights, so they cannot agree to try again. The launcher tells them."""
     try:
         yield
     except RuntimeError as error:

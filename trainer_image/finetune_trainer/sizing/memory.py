@@ -65,6 +65,8 @@ class Setup:
     """Whether QLoRA computes in fp32."""
     shards: int = 1
     """Number of GPUs over which the weights are sharded. With 1, each GPU has whole weights."""
+    ranks: int = 1
+    """Number of GPUs that train together."""
 
     @property
     def can_shard(self) -> bool:
@@ -125,12 +127,13 @@ def predict(shape: ModelShape, setup: Setup, load: Load, device: Device = CUDA) 
         # Answering keeps no activations, so it can use their memory.
         _answering(shape, setup, load.answering) - activations,
     )
+    connections = device.connections if max(setup.ranks, setup.shards) > 1 else 0
     return Memory(
         weights=round(weights),
         trainable=round(trainable),
         activations=round(activations),
         working=round(working),
-        overhead=round(device.runtime + device.slack * (activations + working)),
+        overhead=round(device.runtime + connections + device.slack * (activations + working)),
     )
 
 

@@ -7,6 +7,11 @@ GATHERED = 3
 """Layers whose whole weights a GPU has at a time: the one that computes, the next one, and the buffer from which the
 next one is copied."""
 
+NCCL = 2**30
+"""Bytes of NCCL's buffers on a GPU that trains with others. NCCL has a buffer for each channel and connection: 4 MiB
+(NCCL_BUFFSIZE), 4.7 MiB and 0.5 MiB for its three protocols. With 32 channels these are 0.29 GiB for each neighbour of
+a GPU. It has one in a ring, and usually two more in a tree. Calculated, not measured."""
+
 
 def can_shard(method: str, optimizer: str) -> bool:
     """Returns whether FSDP2 can shard the weights. It leaves 4-bit weights whole, and the 8-bit optimizer of

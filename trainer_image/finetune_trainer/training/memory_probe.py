@@ -18,15 +18,13 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
-from finetune_trainer.preflight.prediction import halved
+from finetune_trainer.preflight.prediction import MOST_TOKENS, halved
 from finetune_trainer.ranks.group import gather
 from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.tokens.row_store import lengths, supervised_counts
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.optimizer import state_bytes
 
-MOST_TOKENS = 16_384
-"""Most tokens of a micro-batch. More tokens do not make a GPU faster."""
 FEWEST_TOKENS = 1024
 """Fewest tokens of a micro-batch without gradient checkpointing. Below, small matrices slow a GPU down more than
 gradient checkpointing does."""
@@ -80,7 +78,8 @@ def find_plan(
     # If the longest row is processed alone, a larger micro-batch would contain only this row too.
     alone = longest > packed
     if on_cpu(accelerator) or is_sharded(model):
-        tokens = longest if alone else resolved.micro_batch_tokens
+        sharded = None if on_cpu(accelerator) else resolved.sharded_micro_batch_tokens
+        tokens = longest if alone else sharded or resolved.micro_batch_tokens
         plan = StepLayout(tokens, training.gradient_checkpointing in _checkpointed(model), packed > 0)
         use_gradient_checkpointing(model, plan.gradient_checkpointing)
         return plan
@@ -98,7 +97,7 @@ def find_plan(
         tried = f"A micro-batch of {plan.micro_batch_tokens:,} tokens{how}"
         print(f"{tried} does not fit into the GPU's memory.", flush=True)
     finding = f"The longest row has {longest:,} tokens and does not fit into the GPU's memory, even alone."
-    raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding)
+    raise TrainerFailure(FailureReason.GPU_OUT_OF_MEMORY, finding, agreed=True)
 
 
 def after_earlier_job(earlier: StepLayout, own: StepLayout, training: Training) -> StepLayout:

@@ -23,7 +23,7 @@ from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.prepared_place import Renewal, work_prefix
 from finetune_trainer.model.trainable import use_gradient_checkpointing
-from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, own_pod
 from finetune_trainer.pod.termination import (
@@ -134,7 +134,10 @@ class TrainingRun:
             raise self._preempted(trainee) from None
         except Superseded:
             raise
-        except (Exception, PeerFailed):
+        except (Exception, PeerFailed) as error:
+            if (failure := failure_of(error)).reason is FailureReason.GPU_FAULT:
+                # A broken GPU may end the process at any time, or hold it in the driver.
+                write_failure(failure)
             self._checkpoints.finish()  # the upload is of an earlier step, with which the next attempt begins
             self._note(trainee.run)
             raise

@@ -19,6 +19,7 @@ import torch
 from finetune_trainer import __main__, train
 from finetune_trainer.pod.rank import Place, place
 from finetune_trainer.ranks import launcher, vigil
+from finetune_trainer.ranks.environment import environment
 from finetune_trainer.ranks.nodes import Node
 from finetune_trainer.train import recipe  # noqa: F401  which imports everything that a training needs
 from finetune_trainer.training import loop
@@ -98,7 +99,7 @@ def _fork(place: Place, command: Sequence[str], mask: Any, interface: str | None
         return _Rank(pid)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     ctypes.CDLL(None).prctl(launcher.PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.environ.update(launcher.environment(place, os.environ, len(os.sched_getaffinity(0)), interface))
+    os.environ.update(environment(place, os.environ, len(os.sched_getaffinity(0)), interface))
     if place.rank > 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     *arguments, patch = command

@@ -110,7 +110,7 @@ def ended_by_rank_1(error: type[BaseException]) -> list[str]:
 
 
 def test_a_gpu_without_memory_and_a_signal_end_the_work_on_every_rank() -> None:
-    short = "OutOfMemoryError: Rank 1 of 2: of rank 1"
+    short = "AgreedOutOfMemoryError: Rank 1 of 2: of rank 1"
     assert on_ranks(2, ended_by_rank_1, torch.OutOfMemoryError) == [[short] * 2] * 2
     stopped = [f"StopRequested: {failure_of(StopRequested()).finding}"] * 2
     assert on_ranks(2, ended_by_rank_1, StopRequested) == [stopped] * 2

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, varlen
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -187,3 +189,33 @@ def test_cudnn_processes_only_long_documents_within_the_window_and_only_on_reque
         assert not attention.takes_cudnn([4096], 2048)
         assert not attention.takes_cudnn([2048, *[16] * 100], None)
     assert not attention.takes_cudnn([4096], None)
+
+
+@pytest.mark.skipif(not hasattr(varlen, "_select_backend"), reason="this PyTorch has one kernel for packed documents")
+def test_documents_in_one_launch_use_flash_attention_also_if_recomputed_and_cudnn_only_on_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch itself chooses the kernel here, on a GPU that it believes to support cuDNN."""
+    monkeypatch.setattr(varlen, "_cudnn_rejection_reasons", lambda *_: [])
+    monkeypatch.setattr(attention, "takes_varlen", lambda *_: True)
+    chosen: list[SDPBackend] = []
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, ends: Tensor, longest: int, *_: Any, **__: Any) -> Any:
+        chosen.append(SDPBackend(varlen._select_backend(q, k, v, starts, ends, longest, [-1, 0])))
+        return q * v
+
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    query = torch.ones(1, 2, 43, 8, requires_grad=True)
+
+    def layer(tensor: Tensor) -> Tensor:
+        return per_document_attention(torch.nn.Module(), tensor, query, query, None, (24, 7, 12))[0]
+
+    kernel(query, query, query, torch.ones(1), torch.ones(1), 24)
+    assert chosen.pop() == SDPBackend.CUDNN_ATTENTION, "the default of PyTorch"
+    checkpoint(layer, query, use_reentrant=False).sum().backward()
+    assert chosen == [SDPBackend.FLASH_ATTENTION] * 2
+    with attention.prefer_cudnn():
+        layer(query)
+        monkeypatch.setattr(varlen, "_cudnn_rejection_reasons", lambda *_: ["a window"])
+        layer(query)
+    assert chosen[2:] == [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]

@@ -102,3 +102,14 @@ def test_the_status_has_the_remedy_unless_the_pod_received_sigterm() -> None:
 
     assert wrong.for_the_status == f"Loss is NaN at step 7. {FAILURES[FailureReason.LOSS_DIVERGED].remedy}"
     assert "Create the job again" not in failure_of(StopRequested()).for_the_status  # a suspended Job goes on
+
+
+def test_a_gpu_without_memory_is_agreed_on_only_if_another_rank_was_told() -> None:
+    import torch
+
+    from finetune_trainer.ranks.group import AgreedOutOfMemoryError
+
+    short = "Rank 1 of 2: CUDA out of memory."
+    for error, agreed in ((torch.OutOfMemoryError(short), False), (AgreedOutOfMemoryError(short), True)):
+        failure = failure_of(error)
+        assert (failure.reason, failure.agreed) == (MEMORY, agreed)

@@ -142,7 +142,7 @@ def test_several_gpus_use_the_types_that_are_whole_gpus() -> None:
 
 
 def test_more_gpus_are_offered_with_the_cost_of_all_of_them() -> None:
-    small = GpuType(name="a10g", memory="16Gi", price_per_hour="1.00")
+    small = GpuType(name="a10g", memory="17Gi", price_per_hour="1.00")
     found, _ = said([small])
     cost = re.search(r"spec\.compute\.gpusPerNode 2 \(([0-9.]+)Gi on a10g, cost about ([0-9.]+[0-9])\)", found)
     assert cost, found
@@ -180,7 +180,7 @@ def test_sharded_weights_fit_more_gpus_and_a_job_that_has_enough_goes_on() -> No
 
 
 def test_more_gpus_on_each_of_several_nodes_are_offered_with_the_cost_of_all_nodes() -> None:
-    small = GpuType(name="a10g", memory="10Gi", price_per_hour="1.00")
+    small = GpuType(name="a10g", memory="11Gi", price_per_hour="1.00")
     found, _ = said([small], compute={"nodes": 2})
     told = re.search(r"spec\.compute\.gpusPerNode (\d) \(([0-9.]+)Gi on a10g, cost about ([0-9.]+[0-9])\)", found)
     assert told, found

@@ -21,6 +21,7 @@ from finetune_trainer.preflight.prediction import (
     DataSize,
     data_size,
     estimates,
+    first_plan,
     loads,
     setups_of,
     sized,
@@ -241,14 +242,50 @@ def test_weights_are_sharded_only_if_the_job_does_not_fit_one_gpu(
     assert (alone.fits, alone.sharded) == (not sharded, None)
 
 
-def test_a_training_with_sharded_weights_takes_the_predicted_micro_batch() -> None:
-    gpu, wish = GpuType(name="a", memory="13Gi"), spec(training={"globalBatchSize": 64}, **GPUS)
-    data = DataSize(np.full(1000, 500), np.full(1000, 100), longest=500, answered=100, prompt=400)
-    found, (estimated,) = sized([gpu], wish, resolved(), SHAPE, data)
-    assert estimated.sharded
-    setups = [setup for setup in setups_of(wish, found, SHAPE) if setup.shards > 1]
-    fitting = [load for load in loads(data, 64, found) if predict(SHAPE, setups[0], load).total <= 13 * GIB]
-    assert found.micro_batch_tokens <= fitting[0].tokens
+ROWS = DataSize(np.full(1000, 500), np.full(1000, 100), longest=500, answered=100, prompt=400)
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "wanted", "tokens"),
+    [
+        (FULL, "110Gi", None, 16_384),
+        (LORA, "18Gi", None, 8192),
+        (LORA, "15Gi", None, 4096),
+        (LORA, "18Gi", 1024, 1024),
+        (LORA, "40Gi", None, None),
+    ],
+    ids=["the largest", "the largest that fits", "a smaller GPU", "set by the job", "not sharded"],
+)
+def test_a_training_with_sharded_weights_takes_the_largest_predicted_micro_batch(
+    method: MethodType, memory: str, wanted: int | None, tokens: int | None
+) -> None:
+    training = {"globalBatchSize": 64} | ({"microBatchTokens": wanted} if wanted else {})
+    gpu, wish = GpuType(name="a", memory=memory), spec(training=training, **GPUS)
+    before = resolved(method, wanted or 2048)
+    found, (estimated,) = sized([gpu], wish, before, SHAPE, ROWS)
+    assert estimated.sharded is (True if tokens else None)
+    assert found.sharded_micro_batch_tokens == tokens
+    assert found.micro_batch_tokens <= (wanted or 2048), "that of the evaluation"
+    available = int(memory.removesuffix("Gi")) * GIB
+    plan = first_plan(wish, before, SHAPE, ROWS, available)
+    assert plan
+    assert plan.memory.total <= (0.9 if tokens and not wanted else 1) * available
+
+
+def test_a_job_that_fits_only_without_a_margin_is_not_refused() -> None:
+    wish = spec(training={"globalBatchSize": 64}, **GPUS)
+    sharded = setups_of(wish, resolved(), SHAPE)[-1]
+    available = min(predict(SHAPE, sharded, load).total for load in loads(ROWS, 64, resolved()))
+    plan = first_plan(wish, resolved(), SHAPE, ROWS, available)
+    assert plan
+    assert (plan.setup, plan.memory.total) == (sharded, available)
+    assert first_plan(wish, resolved(), SHAPE, ROWS, available - 1) is None
+
+
+def test_the_micro_batch_fits_every_gpu_type_whose_weights_are_sharded() -> None:
+    wish = spec(training={"globalBatchSize": 64}, **GPUS)
+    gpus = [GpuType(name=memory, memory=memory) for memory in ("18Gi", "15Gi", "40Gi")]
+    assert sized(gpus, wish, resolved(), SHAPE, ROWS)[0].sharded_micro_batch_tokens == 4096
 
 
 @pytest.mark.parametrize(

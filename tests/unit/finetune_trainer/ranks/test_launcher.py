@@ -1,5 +1,6 @@
 """Processes are started, looked after and ended together. They are small programs here, and no trainers."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,13 +13,13 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import Place, by_rank, place
-from finetune_trainer.ranks.launcher import environment
+from finetune_trainer.ranks.environment import SURVIVES_GPU_ERRORS, environment
 
 LAUNCH = """
-import sys
+import os, sys
 from finetune_trainer.ranks import launcher
 from finetune_trainer.ranks import vigil
-launcher.LAST_SECONDS = launcher.FINDING_SECONDS = 2.0
+launcher.LAST_SECONDS, launcher.FINDING_SECONDS = 2.0, float(os.environ.get("FINDING", "2"))
 launcher.LOOK_SECONDS, vigil.MARGIN_SECONDS, vigil.SUSPICIOUS_SECONDS = 0.1, 1.0, 0.5
 sys.exit(launcher.launch(2, [sys.executable, "-c", sys.argv[1]]))
 """
@@ -29,8 +30,8 @@ from finetune_trainer.pod.rank import place
 from finetune_trainer.pod.termination import write_termination_message
 from finetune_trainer.ranks.peers import handle_failed_peer, told
 
-def end(reason, code):
-    write_termination_message(TerminationMessage(reason=reason, message=f"rank {here.rank}"))
+def end(reason, code, agreed=None):
+    write_termination_message(TerminationMessage(reason=reason, message=f"rank {here.rank}", agreed=agreed))
     os._exit(code)
 
 def stop(*_):
@@ -204,6 +205,46 @@ def test_a_rank_that_does_not_notice_the_loss_of_another_one_is_killed(
     assert message.message.startswith(said)
 
 
+def test_a_rank_that_waits_for_one_without_memory_is_told_and_killed_without_the_time_to_find_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the code of a GPU could hang like this, in a kernel of NCCL that waits for the other GPU."""
+    monkeypatch.setenv("FINDING", "1000")
+    lines = """
+if here.rank == 1:
+    end("GPUOutOfMemory", 30)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+time.sleep(1000)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason, message.message) == (30, FailureReason.GPU_OUT_OF_MEMORY, "rank 1")
+
+
+def test_a_rank_that_has_told_its_failure_and_is_held_by_its_gpu_is_still_the_cause(tmp_path: Path) -> None:
+    lines = """
+if here.rank == 1:
+    end("PeerLost", 38)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+write_termination_message(TerminationMessage(reason="GPUFault", message="rank 0", checkpoint_step=7))
+time.sleep(1000)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.reason, message.checkpoint_step) == (31, FailureReason.GPU_FAULT, 7)
+
+
+def test_rank_0_is_not_interrupted_by_a_failure_on_which_all_ranks_have_agreed(tmp_path: Path) -> None:
+    lines = """
+if here.rank == 1:
+    end("GPUOutOfMemory", 30, agreed=True)
+while not (here.meeting / "rank-1.json").exists():
+    time.sleep(0.01)
+time.sleep(1)  # as the upload of a checkpoint takes
+end("GPUOutOfMemory", 30, agreed=True)
+"""
+    code, message, _ = end_of(launch(tmp_path, lines), tmp_path)
+    assert (code, message.message, message.agreed) == (30, "rank 0", True)
+
+
 def test_sigterm_reaches_every_rank_once_also_from_a_rank(tmp_path: Path) -> None:
     lines = """
 heard = []
@@ -270,3 +311,16 @@ def test_a_rank_reads_its_place_from_its_environment(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     assert by_rank("The GPU broke.") == "Rank 3 of 4: The GPU broke."
     assert by_rank("Rank 1 of 4: The GPU broke.") == "Rank 1 of 4: The GPU broke."
+
+
+@pytest.mark.parametrize("given", [{}, {"TORCH_NCCL_RETHROW_CUDA_ERRORS": "1"}])
+def test_the_watchdog_of_nccl_lets_a_rank_report_an_error_of_its_gpu(given: dict[str, str]) -> None:
+    assert environment(Place(0, 2), given, 8)["TORCH_NCCL_RETHROW_CUDA_ERRORS"] == "0"
+
+
+def test_the_installed_pytorch_knows_the_variables_of_a_rank() -> None:
+    found = importlib.util.find_spec("torch")
+    assert found
+    assert found.origin
+    header = Path(found.origin).parent / "include/torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp"
+    assert all(name in header.read_text() for name in SURVIVES_GPU_ERRORS)

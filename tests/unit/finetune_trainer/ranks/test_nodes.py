@@ -1,6 +1,7 @@
 """The launchers of two pods start, look after and end the ranks of one training. They run on this machine here, and
 their ranks are small programs."""
 
+import errno
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
+from finetune_operator.decisions.attempts import gathering
+from finetune_operator.observed import starting
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks import links as links_module
@@ -208,6 +212,50 @@ def test_a_node_that_does_not_come_is_waited_for_up_to_a_limit(
     with pytest.raises(TrainerFailure, match=said) as caught, links_of(Node(number, 2, "127.0.0.1", free_port()), no):
         pass
     assert caught.value.reason is FailureReason.PEER_LOST
+
+
+def test_the_launchers_wait_as_long_as_the_operator_lets_a_pod_start() -> None:
+    assert timedelta(seconds=nodes_module.MEETING_SECONDS) >= gathering.LIMIT + max(
+        starting.START_LIMIT, starting.SLOW_LIMIT, starting.FETCH_LIMIT
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), False),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), False),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (TimeoutError("timed out"), True),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
+    ],
+    ids=["starting", "no name yet", "no DNS", "dropped", "unreachable"],
+)
+def test_only_a_node_0_that_does_not_answer_is_given_up_early(
+    error: OSError, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def connect(*_: object) -> socket.socket:
+        tried.append(1)
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(nodes_module, "REACHING_SECONDS", 0.001)
+    monkeypatch.setattr(nodes_module, "LOOK_SECONDS", 0.005)
+    node, stopped = Node(1, 2, "127.0.0.1", 1), lambda: len(tried) > 20
+    with pytest.raises(TrainerFailure if ends else StopRequested), links_of(node, stopped):
+        pass
+
+
+def test_a_launcher_says_every_minute_for_which_nodes_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nodes_module, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(nodes_module, "MEETING_SECONDS", 0.3)
+    with pytest.raises(TrainerFailure), links_of(Node(0, 3, "127.0.0.1", free_port()), no):
+        pass
+    assert "Waiting for node 1, 2 of 3 (counted from 0) for 0 min.\n" in capsys.readouterr().out
 
 
 def no() -> bool:

@@ -13,10 +13,10 @@ KILLED, LOST, PREEMPTED = FailureReason.KILLED, FailureReason.PEER_LOST, Failure
 CRASHED, DIVERGED = FailureReason.TRAINER_CRASHED, FailureReason.LOSS_DIVERGED
 
 
-def end(rank: int, reason: FailureReason | None) -> Ended:
+def end(rank: int, reason: FailureReason | None, agreed: bool | None = None) -> Ended:
     """A rank that reported this reason; None: it has ended well."""
     code = FAILURES[reason].exit_code or 137 if reason else 0
-    return Ended(rank, code, TerminationMessage(reason=reason or "Succeeded", message=f"of rank {rank}"))
+    return Ended(rank, code, TerminationMessage(reason=reason or "Succeeded", message=f"of rank {rank}", agreed=agreed))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_the_cause_outranks_a_lost_connection_and_rank_0_knows_most(ends: list[E
         (end(1, KILLED), False, True),
         (end(0, DIVERGED), False, True),
         (end(1, DIVERGED), False, False),
-        (end(1, FailureReason.GPU_OUT_OF_MEMORY), False, False),
+        (end(1, FailureReason.GPU_OUT_OF_MEMORY), False, True),
+        (end(1, FailureReason.GPU_OUT_OF_MEMORY, agreed=True), False, False),
         (end(1, FailureReason.STORAGE_ACCESS_DENIED), False, True),
         (end(1, FailureReason.MODEL_NOT_FOUND), False, True),
         (end(1, FailureReason.STORAGE_UNAVAILABLE), False, True),

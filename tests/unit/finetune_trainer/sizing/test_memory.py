@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.sizing.device import CUDA
+from finetune_trainer.sizing.device import CPU, CUDA
 from finetune_trainer.sizing.memory import (
     Load,
     Setup,
@@ -242,8 +242,16 @@ def test_a_model_of_8b_can_be_measured_in_bf16_on_a_card_of_24_gb_and_not_on_one
     assert base_memory(replace(SHAPE, parameters=SHAPE.parameters + 10**9), 2048) == needed + 2 * 10**9
 
 
+def test_several_gpus_need_memory_for_their_connections_with_whole_weights_and_with_shards() -> None:
+    alone = predict(SHAPE, Setup(), LOAD)
+    for several in (Setup(ranks=2), Setup(ranks=8)):
+        assert replace(alone, overhead=alone.overhead + GIB) == predict(SHAPE, several, LOAD)
+        assert predict(SHAPE, Setup(), LOAD, CPU) == predict(SHAPE, several, LOAD, CPU)
+    assert predict(SHAPE, Setup(shards=8), LOAD).overhead == alone.overhead + GIB
+
+
 def test_shards_divide_the_layers_under_lora_and_leave_the_adapter_and_the_embeddings_whole() -> None:
-    whole, sharded = (predict(SHAPE, Setup(checkpointing=True, shards=shards), LOAD) for shards in (1, 4))
+    whole, sharded = (predict(SHAPE, Setup(checkpointing=True, shards=shards, ranks=4), LOAD) for shards in (1, 4))
     layers, outside = 2 * SHAPE.linear_parameters, 2 * (SHAPE.parameters - SHAPE.linear_parameters)
     assert whole.weights == layers + outside
     assert sharded.weights == pytest.approx(layers / 4 + 3 * layers / 32 + outside, abs=1)

@@ -207,6 +207,17 @@ def test_checkpointing_changes_no_gradient(dropout: float) -> None:
         torch.testing.assert_close(checkpointed, plain, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("device", "tokens"), [("cuda", 16_384), ("cpu", 2048)])
+def test_sharded_weights_take_the_predicted_micro_batch_on_a_gpu(
+    device: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_probe, "is_sharded", lambda _: True)
+    monkeypatch.setattr(memory_probe, "on_cpu", lambda _: device == "cpu")
+    model = attach_lora(tiny_llama(torch.float32), Method(), seed=0)
+    predicted = resolved(2048).model_copy(update={"sharded_micro_batch_tokens": 16_384})
+    assert find_plan(model, ROWS, Training(), predicted, fresh_accelerator()) == StepLayout(tokens, True)
+
+
 def test_rows_that_go_alone_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[StepLayout] = []
     monkeypatch.setattr(memory_probe, "fits", lambda model, shape, plan, *_: bool(tried.append(plan)) or len(tried) > 1)
