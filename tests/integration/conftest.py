@@ -43,7 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def installed(control_plane: Cluster) -> Cluster:
     """What the chart installs but the Deployment (there is no node to run it) and the default profile."""
-    rendered = control_plane.helm("template", "integration", str(CHART), "--include-crds", "--namespace", SYSTEM)
+    queues = ("--set", "kueue.enabled=true")  # the operator of the tests of queues may read Workloads
+    rendered = control_plane.helm(
+        "template", "integration", str(CHART), "--include-crds", "--namespace", SYSTEM, *queues
+    )
     objects = [o for o in yaml.safe_load_all(rendered) if o and o["kind"] not in ("Deployment", names.PROFILE_KIND)]
     objects.insert(0, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
     control_plane.kubectl(

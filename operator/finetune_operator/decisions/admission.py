@@ -50,12 +50,8 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     """Return the first check that fails; None if the job can start."""
     if world.spec is None:
         # The API server has accepted it, so another version of the operator can read it.
-        found = world.spec_error or "The operator cannot read spec."
-        return Obstacle(
-            f"This version of the operator cannot read the job: {found}",
-            final=False,
-            remedy="Update the operator, or create the job with fields that this version knows.",
-        )
+        remedy = "Update the operator, or create the job with fields that this version knows."
+        return Obstacle(_unreadable(world), final=False, remedy=remedy)
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
     begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
     # A suspended job may be created before the objects that it names.
@@ -92,6 +88,22 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
     return _unfit_account(world, world.spec, late)
+
+
+def told_of_unread(world: World) -> str:
+    """Return what to tell about an attempt of a job that this version cannot read, as the end of a message; "" of
+    another one. Its pod has its own bundle, so it goes on."""
+    if world.spec is not None:
+        return ""
+    return (
+        f" {_unreadable(world)} The attempt goes on, but spec.suspend and spec.runPolicy have no effect. Update the "
+        "operator, or change this field back."
+    )
+
+
+def _unreadable(world: World) -> str:
+    found = world.spec_error or "The operator cannot read spec."
+    return f"This version of the operator cannot read the job: {found}"
 
 
 def _unfit_account(world: World, spec: FineTuneJobSpec, late: bool) -> Obstacle | None:

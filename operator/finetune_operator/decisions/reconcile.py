@@ -114,7 +114,8 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
         create += bundles.missing(world, world.spec, world.profile)
     stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
     outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
-    outlook = replace(outlook, message=outlook.message + gathering.told(run, attempt.standing))
+    more = gathering.told(run, attempt.standing) + admission.told_of_unread(world)
+    outlook = replace(outlook, message=outlook.message + more)
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),

@@ -16,6 +16,8 @@ _NO_QUEUE = (
     "kueue.x-k8s.io/queue-name of a new FineTuneJob, for the preflight in spec.pods.preflight.queueName of the "
     "FineTuneProfile. If the queue is listed there, ask the platform team to activate it."
 )
+_DEACTIVATED = "The workload is deactivated"
+"""How Kueue's message about a deactivated Workload begins. A cause can follow: ` due to ...`."""
 _LONGEST_WORD = 1000
 """Largest number of characters shown of a message of Kueue."""
 
@@ -51,6 +53,8 @@ def hold_of(workload: Object | None, queue: str) -> Hold:
     conditions = {c["type"]: c for c in status.get("conditions", [])}
     if workload.get("spec", {}).get("active") is False:
         return Hold("Deactivated", _deactivated(workload["metadata"]["name"], conditions.get("Evicted", {})))
+    if _holds(conditions, "Evicted"):
+        return Hold("WaitingForQuota", _again(queue, conditions))
     if _holds(conditions, "Admitted"):
         return Hold("Admitted", f"Queue {queue} has admitted the Job. Kueue starts it in a moment.")
     if _holds(conditions, "QuotaReserved"):
@@ -59,13 +63,24 @@ def hold_of(workload: Object | None, queue: str) -> Hold:
 
 
 def _quota(queue: str, conditions: dict[str, Object]) -> str:
-    reserved, evicted = conditions.get("QuotaReserved", {}), conditions.get("Evicted", {})
+    reserved = conditions.get("QuotaReserved", {})
     said = f": {_shown(reserved)}" if reserved.get("message") else "."
     message = f"Waiting for quota in queue {queue}{said}"
     if reserved.get("reason") == "Inadmissible":
         message += f" {_NO_QUEUE}"
-    if _holds(conditions, "Evicted") and evicted.get("message") != reserved.get("message"):
-        message += f" Kueue stopped the Job before, with reason {evicted.get('reason', '')}: {_shown(evicted)}"
+    return message
+
+
+def _again(queue: str, conditions: dict[str, Object]) -> str:
+    """Return what a Job waits for that Kueue has stopped. While its pods end, Kueue leaves it the quota and calls it
+    admitted. When Kueue reserves quota again, the condition Evicted becomes False."""
+    reserved, evicted = conditions.get("QuotaReserved", {}), conditions["Evicted"]
+    why = f"with reason {evicted.get('reason', '')}: {_shown(evicted)}"
+    if _holds(conditions, "QuotaReserved"):
+        return f"Kueue stopped the Job, {why} The Job waits for quota in queue {queue} again when its pods have ended."
+    message = _quota(queue, conditions)
+    if evicted.get("message") != reserved.get("message"):
+        message += f" Kueue stopped the Job before, {why}"
     return message
 
 
@@ -78,8 +93,13 @@ def _checks(queue: str, checks: list[Object]) -> str:
 
 
 def _deactivated(name: str, evicted: Object) -> str:
-    said = f": {_shown(evicted)}" if evicted.get("message") else "."
-    return f"Workload {name} is deactivated{said} Set spec.active of the Workload to true to continue."
+    """`evicted`: the condition. It can be that of an earlier end, for another reason."""
+    is_its_end = evicted.get("status") == "True" and evicted.get("reason", "").startswith("Deactivated")
+    said = str(evicted.get("message", "")) if is_its_end else ""
+    if said and not said.startswith(_DEACTIVATED):
+        said = f": {said}"
+    why = _shown({"message": said.removeprefix(_DEACTIVATED)})
+    return f"Workload {name} is deactivated{why} Set spec.active of the Workload to true to continue."
 
 
 def _holds(conditions: dict[str, Object], type: str) -> bool:

@@ -31,9 +31,14 @@ def proxy(kube: Kube) -> Iterator[ApiProxy]:
 
 
 @pytest.fixture(scope="session")
-def _operator(installed: Cluster, kube: Kube, proxy: ApiProxy) -> Iterator[OperatorProcess]:
+def token(installed: Cluster, kube: Kube) -> str:
+    """Of the operator's ServiceAccount."""
     path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{OPERATOR_ACCOUNT}/token"
-    token = kube.create(path, {"spec": {"audiences": [], "expirationSeconds": 7200}})["status"]["token"]
+    return str(kube.create(path, {"spec": {"audiences": [], "expirationSeconds": 7200}})["status"]["token"])
+
+
+@pytest.fixture(scope="session")
+def _operator(proxy: ApiProxy, token: str) -> Iterator[OperatorProcess]:
     process = OperatorProcess(ROOT / "build" / "test-operator", proxy.address, token)
     yield process
     process.stop()

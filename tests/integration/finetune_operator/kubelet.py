@@ -128,9 +128,11 @@ class PlayedPod:
 
     # What happens to it
 
-    def finds_no_node(self, message: str) -> None:
+    def finds_no_node(self, message: str, since: datetime | None = None) -> None:
+        """`since`: when the scheduler says that it first found none."""
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        self._write(phase="Pending", conditions=[condition])
+        when = {"lastTransitionTime": f"{since:{_TIME}}"} if since else {}
+        self._write(phase="Pending", conditions=[{**condition, **when}])
 
     def is_bound(self) -> None:
         if not self._bound:
@@ -154,9 +156,10 @@ class PlayedPod:
         self.is_bound()
         self._write(phase="Pending", state={"waiting": {"reason": reason, "message": message}})
 
-    def runs(self) -> None:
+    def runs(self, since: datetime | None = None) -> None:
+        """`since`: when its kubelet says that the container has started; now by default."""
         self.is_bound()
-        self._started = _now()
+        self._started = f"{since:{_TIME}}" if since else _now()
         self._write(phase="Running", state={"running": {"startedAt": self._started}})
 
     def succeeds(self) -> None:

@@ -2,11 +2,11 @@
 
 from uuid import uuid4
 
+from finetune_api import names
 from tests.integration.jobs import Job, manifest
 from tests.integration.kube import Kube
 
 DECISIONS = "finetune_operator_reconcile_duration_seconds_count"
-QUEUE = "kueue.x-k8s.io/queue-name"
 ELSEWHERE = "default"
 """A namespace of no test: what is written there belongs to no job that a test looks at."""
 
@@ -18,7 +18,7 @@ def nudge(job: Job) -> str:
     The count of decisions cannot tell: it counts those of all jobs. One watch shows both changes in their order, and
     the namespaces take turns, so that the job that was changed first is decided first."""
     name = f"look-{uuid4().hex[:8]}"
-    changed = job.kube.merge(job.path, {"metadata": {"labels": {QUEUE: name}}})
+    changed = job.kube.merge(job.path, {"metadata": {"labels": {names.LABEL_PRIORITY_CLASS: name}}})
     settle(job.kube, ELSEWHERE, name)
     return str(changed["metadata"]["resourceVersion"])
 

@@ -10,6 +10,7 @@ from finetune_api.reasons import FailureReason
 from finetune_operator.observed import runs, starting
 from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
+from tests.integration.finetune_operator.kueue import jobs_are_held
 from tests.integration.finetune_operator.operator_process import OperatorProcess
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import BATCH_JOBS, PODS, PROFILES, Kube, Object
@@ -193,36 +194,9 @@ def test_a_failed_sandbox_is_reported_with_thekubelets_message(slow: dict[str, J
 
 @pytest.fixture
 def unqueued_jobs_are_held(kube: Kube, namespace: str) -> Iterator[None]:
-    """As Kueue's webhook does with manageJobsWithoutQueueName: every Job of the namespace is made suspended."""
-    group = "/apis/admissionregistration.k8s.io/v1"
-    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
-    spec = {
-        "matchConstraints": {"resourceRules": [jobs]},
-        "matchConditions": [{"name": "its-namespace", "expression": f"request.namespace == '{namespace}'"}],
-        "mutations": [
-            {
-                "patchType": "ApplyConfiguration",
-                "applyConfiguration": {"expression": "Object{spec: Object.spec{suspend: true}}"},
-            }
-        ],
-        "failurePolicy": "Fail",
-        "reinvocationPolicy": "Never",
-    }
-    kube.create(f"{group}/mutatingadmissionpolicies", {"metadata": {"name": namespace}, "spec": spec})
-    binding = {"metadata": {"name": namespace}, "spec": {"policyName": namespace}}
-    kube.create(f"{group}/mutatingadmissionpolicybindings", binding)
-    wait_for("the policy to count", lambda: makes_suspended_jobs(kube, namespace))
-    yield
-    for kind in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
-        kube.delete(f"{group}/{kind}/{namespace}")
-
-
-def makes_suspended_jobs(kube: Kube, namespace: str) -> bool:
-    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
-    body = {"metadata": {"generateName": "try-"}, "spec": {"template": {"spec": pod}}}
-    made = kube.create(BATCH_JOBS.format(namespace), body)
-    kube.delete(f"{BATCH_JOBS.format(namespace)}/{made['metadata']['name']}")
-    return bool(made["spec"]["suspend"])
+    """As Kueue's webhook does with manageJobsWithoutQueueName."""
+    with jobs_are_held(kube, namespace):
+        yield
 
 
 @pytest.mark.usefixtures("unqueued_jobs_are_held")

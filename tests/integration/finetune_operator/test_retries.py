@@ -1,8 +1,13 @@
 """A failed attempt is tried again according to its reason, and every attempt is on record."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from finetune_api.reasons import FailureReason
+from finetune_api.status.job import ConditionType
+from finetune_operator.decisions.attempts.placement import NO_NODE_LIMIT
+from tests.integration import sample_status
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet
 from tests.integration.finetune_operator.running import SECOND, training
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest, ready_of
@@ -127,6 +132,70 @@ def test_a_node_that_refuses_two_attempts_in_a_row_is_avoided(kube: Kube, namesp
     wait_for("the third to be on record", lambda: len(records(job)) == 3)
     assert [(r.get("reason"), r.get("nodeName")) for r in records(job)] == [("NodeFault", NODE)] * 2 + [(None, None)]
     assert job.status()["counts"]["inVain"] == 2
+
+
+def test_a_broken_gpu_on_the_only_node_fails_the_job_at_the_time_that_it_has_told(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    job, first = training(kube, namespace, kubelet)
+    first.fails(FailureReason.GPU_FAULT, "No usable GPU was found.")
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    avoided = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+    said = f"{avoided} preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    began = datetime.now(UTC)
+    second.finds_no_node(said, since=began)
+
+    end = f"{began + NO_NODE_LIMIT:%Y-%m-%d %H:%M} UTC"
+    told = wait_for("the end of the wait", lambda: str(job.ready()["message"]), lambda message: end in message)
+    assert told.startswith(f"The pod waits for a node: {said} ")
+    assert told.endswith(
+        f"It does not use {NODE}, because a GPU failed there. The job fails at {end} if no other node can run the pod "
+        "by then."
+    )
+    assert job.status()["state"] == "Queued"
+
+    second.finds_no_node(said, since=datetime.now(UTC) - NO_NODE_LIMIT + timedelta(seconds=3))
+    job.assert_failed(
+        FailureReason.GPU_FAULT, f"A GPU failed on {NODE}, and no other node has taken the pod for 10 min: {said}"
+    )
+    assert [a["reason"] for a in records(job)] == [FailureReason.GPU_FAULT] * 2
+    wait_for("its Job to go", lambda: SECOND not in job.batch_jobs())
+
+
+def test_a_checkpoint_that_the_next_attempt_cannot_use_is_told_while_it_trains_and_the_records_show_the_steps(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    """What the trainer says is from tests/integration/finetune_trainer/resume/test_storage.py."""
+
+    def progress(**numbers: int) -> dict[str, object]:
+        return {"training": sample_status.TRAINING.model_copy(update=numbers)}
+
+    job, first = training(kube, namespace, kubelet)
+    first.writer.result(**progress(attempt=1, step=20, checkpoint_step=20))
+    first.is_gone()
+    second = kubelet.pod_of(namespace, job.child(SECOND))
+    second.runs()
+    skipped = (
+        "s3://acme-models/tickets/.work/1/checkpoints/step-00000020-1.1-p1 is not used: its file state.safetensors has "
+        "1,000 bytes instead of 9,320. Resumed at step 10 from the checkpoint of attempt 1."
+    )
+    second.writer.condition(ConditionType.TRAINED, False, "Training", skipped)
+    second.writer.result(**progress(attempt=2, step=10, resumed_from_step=10, checkpoint_step=10))
+
+    wait_for("it to train", job.ready, lambda ready: ready["message"] == "Training attempt 2 is running.")
+    status = job.status()
+    (told,) = [c for c in status["conditions"] if c["type"] == ConditionType.TRAINED]
+    assert (told["status"], told["message"], status["state"]) == ("False", skipped, "Running")
+    assert (status["training"]["attempt"], status["training"]["resumedFromStep"]) == (2, 10)
+
+    second.writer.condition(ConditionType.TRAINED, True, "TrainingSucceeded", "24 of 24 steps are done.")
+    second.writer.result(**progress(attempt=2, step=24, resumed_from_step=10, checkpoint_step=24))
+    second.says_it_evaluated()
+    second.says_it_published()
+    second.succeeds()
+    job.wait_for_reason("Succeeded")
+    before, after = records(job)
+    assert (before["checkpointStep"], after["resumedFromStep"], after["lastStep"]) == (20, 10, 24)
 
 
 def test_out_of_gpu_memory_is_tried_once_more_with_half_the_micro_batch(

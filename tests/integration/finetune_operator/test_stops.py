@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from finetune_api.reasons import FailureReason
 from tests.integration.conftest import PROFILE
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
+from tests.integration.finetune_operator.looking import nudge
 from tests.integration.finetune_operator.running import SECOND, training
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import PROFILES, Kube, RefusedError
@@ -81,15 +83,28 @@ def test_a_deadline_is_noticed_though_nothing_else_happens(kube: Kube, namespace
     job.assert_failed(FailureReason.DEADLINE_EXCEEDED, "The job had not ended 3 s after its first training pod")
 
 
+A_UNIT_A_SECOND = "3600"
+
+
 @pytest.fixture
-def priced(kube: Kube, namespace: str) -> Iterator[str]:
-    """A profile whose GPU costs a unit a second."""
-    profile = deepcopy(PROFILE)
-    profile["metadata"]["name"] = namespace
-    profile["spec"]["gpuTypes"][0]["pricePerHour"] = "3600"
-    kube.create(PROFILES, profile)
+def unpriced(kube: Kube, namespace: str) -> Iterator[str]:
+    """A profile of this test alone, whose GPU has no price."""
+    kube.create(PROFILES, {**PROFILE, "metadata": {"name": namespace}})
     yield namespace
     kube.delete(f"{PROFILES}/{namespace}")
+
+
+@pytest.fixture
+def priced(kube: Kube, unpriced: str) -> str:
+    """A profile whose GPU costs a unit a second."""
+    set_price(kube, unpriced, A_UNIT_A_SECOND)
+    return unpriced
+
+
+def set_price(kube: Kube, profile: str, price: str) -> None:
+    types = deepcopy(PROFILE["spec"]["gpuTypes"])
+    types[0]["pricePerHour"] = price
+    kube.merge(f"{PROFILES}/{profile}", {"spec": {"gpuTypes": types}})
 
 
 def test_a_job_that_has_used_its_budget_is_suspended_and_resumed_by_raising_it(
@@ -110,6 +125,67 @@ def test_a_job_that_has_used_its_budget_is_suspended_and_resumed_by_raising_it(
     kubelet.pod_of(namespace, job.child(SECOND))
     kubelet.play(namespace, job.is_complete, job.selector)
     assert [a["reason"] for a in job.status()["attempts"]] == ["BudgetExceeded", "Succeeded"]
+
+
+def test_a_budget_that_is_added_and_raised_while_the_job_trains_counts_from_the_start_of_its_pod(
+    kube: Kube, namespace: str, kubelet: Kubelet
+) -> None:
+    def held_for(hours: float, left: timedelta = timedelta(0)) -> None:
+        pod.is_bound_since(datetime.now(UTC) - timedelta(hours=hours) + left)
+
+    def trains_with(hours: float) -> None:
+        change(job, runPolicy={"budget": {"gpuHours": hours}})
+        wait_for(
+            "the budget to be seen", lambda: job.status()["observedGeneration"] == job.read()["metadata"]["generation"]
+        )
+        nudge(job)
+        assert (job.ready()["reason"], ATTEMPT in job.batch_jobs()) == ("Training", True)
+
+    job, pod = training(kube, namespace, kubelet)
+    held_for(2)
+    trains_with(3)
+    trains_with(5)
+    held_for(4)
+    nudge(job)
+    assert job.ready()["reason"] == "Training", "the first budget is used up, and the second one is not"
+
+    held_for(5, left=timedelta(seconds=3))
+    assert job.wait_for_reason("BudgetExceeded")["state"] == "Suspended"
+    used = "The job has used its budget of 5 GPU hours (spec.runPolicy.budget.gpuHours). Raise this field"
+    assert job.ready()["message"].startswith(used)
+    stops(job, pod)
+    change(job, runPolicy=None)
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+    assert [a["reason"] for a in job.status()["attempts"]] == ["BudgetExceeded", "Succeeded"]
+
+
+def test_a_budget_of_money_without_a_price_stops_the_attempt_until_the_profile_has_one(
+    kube: Kube, namespace: str, kubelet: Kubelet, unpriced: str
+) -> None:
+    limited = {"runPolicy": {"budget": {"cost": "100000"}}}
+    new = Job.create(kube, namespace, manifest("new", profileName=unpriced, **limited))
+    job, first = training(kube, namespace, kubelet, profileName=unpriced)
+    change(job, **limited)
+
+    stops(job, first)
+    for waiting, where in ((job, "GPU type h100 of FineTuneProfile"), (new, "FineTuneProfile")):
+        assert waiting.wait_for_reason("WaitingForDependency")["state"] == "Pending"
+        assert waiting.ready()["message"] == (
+            f"spec.runPolicy.budget.cost: {where} {unpriced} has no pricePerHour, so the cost of the job is not known. "
+            "Set spec.runPolicy.budget.gpuHours instead, or add the price to the FineTuneProfile."
+        )
+    assert new.children() == {}
+    assert job.status()["attempts"][0]["reason"] == "CostUnknown"
+
+    set_price(kube, unpriced, A_UNIT_A_SECOND)
+    kubelet.pod_of(namespace, new.child(PREFLIGHT))
+    kubelet.pod_of(namespace, job.child(SECOND))
+    kubelet.play(namespace, job.is_complete, job.selector)
+    status = job.status()
+    assert [a["reason"] for a in status["attempts"]] == ["CostUnknown", "Succeeded"]
+    assert status["counts"] == {"attempts": 2, "reasons": {"CostUnknown": 1}}
+    assert float(status["cost"]) == status["gpuSeconds"], "the first attempt counts at the price of later"
 
 
 def test_the_children_of_an_ended_job_go_after_their_time_to_live_and_the_job_stays(

@@ -3,43 +3,24 @@
 from collections.abc import Iterator
 
 import pytest
-import requests
 from kubernetes.config import kube_config
 
 from devcluster import Cluster
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.observed.workloads import UNKNOWN
-from tests.integration.kube import BATCH_JOBS, Kube, Object, RefusedError
+from tests.integration.finetune_operator.kueue import DEFINITION, WORKLOADS, definition, is_served
+from tests.integration.kube import BATCH_JOBS, Kube
 from tests.integration.waiting import wait_for
 
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-NAME = "workloads.kueue.x-k8s.io"
-WORKLOADS = "/apis/kueue.x-k8s.io/{}/namespaces/{}/workloads"
 NO_ROOM = "Waiting for quota in queue gpus: no room."
-
-
-def definition(old: bool, new: bool) -> Object:
-    """Kueue's definition without its schema. `old`, `new`: whether v1beta1 and v1beta2 are served."""
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    versions = [
-        {"name": name, "served": served, "storage": name == "v1beta1", "schema": {"openAPIV3Schema": anything}}
-        for name, served in (("v1beta1", old), ("v1beta2", new))
-    ]
-    kind = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": NAME},
-        "spec": {"group": "kueue.x-k8s.io", "scope": "Namespaced", "names": kind, "versions": versions},
-    }
 
 
 @pytest.fixture
 def served(kube: Kube) -> Iterator[Kube]:
-    kube.apply(f"{DEFINITIONS}/{NAME}", definition(old=True, new=False))
+    kube.apply(DEFINITION, definition(old=True, new=False))
     yield kube
-    kube.delete(f"{DEFINITIONS}/{NAME}")
+    kube.delete(DEFINITION)
 
 
 @pytest.fixture
@@ -69,14 +50,6 @@ def job_with_workload(kube: Kube, namespace: str) -> str:
     return uid
 
 
-def is_served(kube: Kube, path: str) -> bool:
-    try:
-        kube.list(path)
-    except (RefusedError, requests.JSONDecodeError):  # the API server answers in plain text if nobody serves the path
-        return False
-    return True
-
-
 def test_a_cluster_without_kueue_has_nothing_to_say(kube: Kube, namespace: str, workloads: Workloads) -> None:
     assert workloads.hold(namespace, "1234", "gpus") == UNKNOWN
 
@@ -87,7 +60,7 @@ def test_the_served_version_is_read_and_after_an_upgrade_the_next_one(
     uid = job_with_workload(served, namespace)
     wait_for("the API server to name the group", lambda: workloads.hold(namespace, uid, "gpus").message == NO_ROOM)
 
-    served.apply(f"{DEFINITIONS}/{NAME}", definition(old=False, new=True))
+    served.apply(DEFINITION, definition(old=False, new=True))
 
     wait_for("v1beta1 to end", lambda: not is_served(served, WORKLOADS.format("v1beta1", namespace)))
     wait_for("v1beta2 to be read", lambda: workloads.hold(namespace, uid, "gpus").message == NO_ROOM)

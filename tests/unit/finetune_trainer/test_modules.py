@@ -87,7 +87,7 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
 UNKNOWN = Finding(reason=FailureReason.MODEL_UNSUPPORTED, finding="Its layers are not known.", remedy=None)
 
 
-@pytest.mark.parametrize(("memory", "refused"), [("80Gi", False), ("1120Mi", True)])
+@pytest.mark.parametrize(("memory", "refused"), [("80Gi", False), ("2144Mi", True)])
 def test_layers_that_are_not_known_refuse_a_job_only_if_its_weights_are_sharded(
     make_bundle: MakeBundle, tmp_path: Path, unproven: None, memory: str, refused: bool
 ) -> None:

@@ -228,10 +228,11 @@ def _in_use(entry: Path) -> Iterator[Callable[[], None]]:
 def _newest(folder: Path, now: float) -> float:
     """Returns when something in the folder was changed last; `now` if it is being removed."""
     times = []
-    for path in (folder, *folder.rglob("*")):
-        with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # the folder vanishes, also while it is listed
+        for path in (folder, *folder.rglob("*")):
             times.append(path.stat().st_mtime)
-    return max(times, default=now)
+        return max(times)
+    return now
 
 
 def _digests(entry: Path, files: Files) -> dict[str, Any]:

@@ -107,7 +107,9 @@ def test_a_spec_this_version_cannot_read_waits_for_one_that_can() -> None:
     running = reconcile(validated(attempts={1: attempt(pod())}, **unreadable), NOW)
 
     assert (state(plan), plan.create, state(running)) == ("Pending", [], "Running")
-    assert message(plan).startswith("This version of the operator cannot read the job: spec.training.epochs: no. ")
+    unread = "This version of the operator cannot read the job: spec.training.epochs: no. "
+    assert message(plan).startswith(unread)
+    assert message(running).startswith(f"Training attempt 1 is running. {unread}The attempt goes on, but spec.suspend")
 
 
 def test_an_output_among_the_rows_fails_at_once_but_no_job_that_has_begun() -> None:

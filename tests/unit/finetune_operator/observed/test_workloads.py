@@ -61,6 +61,18 @@ def test_the_same_words_are_not_said_twice() -> None:
     assert held.message == f"Waiting for quota in queue gpus: {PREEMPTED}."
 
 
+def test_a_job_whose_evicted_pods_still_end_is_not_called_admitted() -> None:
+    """Kueue takes the quota back, and with it the admission, only when the pods have ended."""
+    evicted = condition("Evicted", "True", "Preempted", PREEMPTED)
+    held = hold_of(workload(condition("QuotaReserved", "True"), condition("Admitted", "True"), evicted), "gpus")
+
+    assert held == Hold(
+        "WaitingForQuota",
+        f"Kueue stopped the Job, with reason Preempted: {PREEMPTED}. The Job waits for quota in queue gpus again when "
+        "its pods have ended.",
+    )
+
+
 def test_an_eviction_that_is_over_is_not_told() -> None:
     over = condition("Evicted", "False", "QuotaReserved", f"Previously: {PREEMPTED}")
     held = hold_of(workload(condition("QuotaReserved", "False", message=NO_ROOM), over), "gpus")
@@ -88,14 +100,28 @@ def test_an_admitted_job_is_about_to_start() -> None:
     assert held == Hold("Admitted", "Queue gpus has admitted the Job. Kueue starts it in a moment.")
 
 
-def test_a_deactivated_workload_is_named_with_the_field_to_set() -> None:
-    evicted = condition("Evicted", "True", "Deactivated", "The workload is deactivated due to exceeding the limit")
+@pytest.mark.parametrize(
+    ("evicted", "told"),
+    [
+        (condition("Evicted", "True", "Deactivated", "The workload is deactivated"), "."),
+        (
+            condition(
+                "Evicted", "True", "DeactivatedDueToAdmissionCheck", "The workload is deactivated due to a check"
+            ),
+            " due to a check.",
+        ),
+        (condition("Evicted", "True", "Deactivated", "in other words"), ": in other words."),
+        (condition("Evicted", "True", "Preempted", PREEMPTED), "."),
+        (condition("Evicted", "False", "QuotaReserved", "Previously: The workload is deactivated due to a check"), "."),
+    ],
+    ids=["by a person", "by Kueue", "in other words", "after a preemption", "once before"],
+)
+def test_a_deactivated_workload_is_named_with_its_cause_and_the_field_to_set(evicted: Object, told: str) -> None:
     held = hold_of(workload(condition("QuotaReserved", "False"), evicted, active=False), "gpus")
 
     assert held == Hold(
         "Deactivated",
-        "Workload job-a-1 is deactivated: The workload is deactivated due to exceeding the limit. "
-        "Set spec.active of the Workload to true to continue.",
+        f"Workload job-a-1 is deactivated{told} Set spec.active of the Workload to true to continue.",
     )
 
 
