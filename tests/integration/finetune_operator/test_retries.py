@@ -149,8 +149,8 @@ def test_a_broken_gpu_on_the_only_node_fails_the_job_at_the_time_that_it_has_tol
     told = wait_for("the end of the wait", lambda: str(job.ready()["message"]), lambda message: end in message)
     assert told.startswith(f"The pod waits for a node: {said} ")
     assert told.endswith(
-        f"It does not use {NODE}, because a GPU failed there. The job fails at {end} if no other node can run the pod "
-        "by then."
+        f"It does not use {NODE}, because earlier attempts failed there. The job fails at {end} if no other node can "
+        "run the pod by then."
     )
     assert job.status()["state"] == "Queued"
 
