@@ -87,6 +87,6 @@ def test_a_job_under_the_charts_profile_gets_its_preflight_with_the_charts_right
     assert pod["spec"]["serviceAccountName"] == names.TRAINER_SERVICE_ACCOUNT
     installed.kubectl("get", "rolebinding", names.TRAINER_SERVICE_ACCOUNT)
     reasons = {condition["reason"] for condition in status_of(installed, "tickets")["conditions"]}
-    assert "ImagePullFailed" in reasons
+    assert reasons & {"ImagePullFailed", "RegistryUnavailable"}  # by what the machine can reach
     log = installed.kubectl("--namespace", NAMESPACE, "logs", DEPLOYMENT)
     assert "forbidden" not in log.lower()

@@ -34,7 +34,7 @@ HELPS = {
     "gpu": "add a node with example.com/gpu, or correct resourceName of gpuTypes in the FineTuneProfile",
     "labels": "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
     "cpu": "free or add CPU; for the training pod, spec.compute.cpu can be lowered",
-    "image": "Correct spec.trainer.image in the FineTuneProfile",
+    "image": "Check that the registry of the image works, and that the nodes reach it.",
     "quota": "raise ResourceQuota quota.",
     "demand": "Add a LimitRange with a default for limits.cpu, because ResourceQuota demand demands it.",
     "range": "Change the LimitRange of the namespace",
