@@ -18,6 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from finetune_api.reasons import FAILURES, FailureReason
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 """A process may fork only if it has no threads. One thread also makes sums the same on every machine."""
 
@@ -126,6 +128,8 @@ def _become(arguments: list[str], environment: dict[str, str], log: int) -> None
             _die_at(place)
         if os.environ.get("KEEPS_EACH_BATCH"):
             _keep_each_batch()
+        # As `python -m finetune_trainer` does before anything else.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(FAILURES[FailureReason.PREEMPTED].exit_code))
         print("Started.", flush=True)
         code = trainer(arguments)
         sys.stdout.flush()
