@@ -9,10 +9,11 @@ It prints every step of the calculation for two jobs on NVIDIA H100 80GB SXM: an
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.one_row import one_row
 from finetune_api.quantity import bytes_of, gibibytes
 from finetune_trainer.sizing.memory import Load, Setup, adapter_parameters, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
-from finetune_trainer.sizing.run_time import UTILISATION, Work, peak_flops, training_flops, training_seconds
+from finetune_trainer.sizing.run_time import UTILISATION, peak_flops, training_flops, training_seconds
 from finetune_trainer.sizing.traffic import INTERCONNECT, Layout, gathering_seconds
 
 GPU, MEMORY = "h100", "81559Mi"
@@ -89,20 +90,7 @@ def steps(case: Case) -> Iterator[tuple[str, str]]:
     plan = first_fit(shape, wishes, [Load(TOKENS, TOKENS)], bytes_of(MEMORY))
     assert plan, "the job does not fit"
     setup, batches, layout = plan.setup, ROWS // GPUS, Layout(GPUS)
-    micro = Work(
-        tokens=TOKENS,
-        labels=TOKENS,
-        context=TOKENS,
-        steps=0,  # the sum of the gradients is calculated below, for NVLink
-        rows=1,
-        micro_batches=1,
-        answered=0,
-        rounds=0,
-        prompt_tokens=0,
-        answer_tokens=0,
-        answering=0,
-        loads=1,
-    )
+    micro = one_row(TOKENS, steps=0)  # the sum of the gradients is calculated below, for NVLink
     flops = training_flops(shape, setup, micro)
     computing, whole = flops / (peak * UTILISATION["LoRA"]), training_seconds(shape, setup, micro, peak, layout)
     yield "parameters of the model", f"{shape.parameters / 1e9:.2f} billion"

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from benchmarks.gpu.record import Figure, Record
 from benchmarks.gpu.sizes import Sizes
+from benchmarks.one_row import one_row
 from benchmarks.random_models import SETTINGS, random_rows, random_shape, trainable_model
 from finetune_api.quantity import gibibytes
 from finetune_api.spec.method import MethodType
@@ -20,7 +21,7 @@ from finetune_api.spec.training import Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.sizing import memory
-from finetune_trainer.sizing.run_time import Work, training_flops
+from finetune_trainer.sizing.run_time import training_flops
 from finetune_trainer.training.loop import Step, training_steps
 
 WARM_UP, STEPS = 2, 5
@@ -141,7 +142,7 @@ class Bench:
         """Returns the speed, compared with the measured matmul, and the memory, compared with the prediction of sizing.
         `tokens`: size of a micro-batch."""
         shape, rate = random_shape(name), speed.tokens_per_second
-        tflops = rate * training_flops(shape, setup, _work(self.sizes.document)) / self.sizes.document / 1e12
+        tflops = rate * training_flops(shape, setup, one_row(self.sizes.document, steps=1)) / self.sizes.document / 1e12
         beside = [f"{tflops:.4g} TFLOP/s"]
         if matmul := self.record.figure("matmul", MATMUL):
             beside.append(f"{tflops / matmul:.0%} of the measured matmul")
@@ -166,21 +167,3 @@ class Bench:
 
 MATMUL = "all of the main model's products"
 """Name of the figure to which shares are relative, in TFLOP/s."""
-
-
-def _work(document: int) -> Work:
-    """Returns the work for one row, with all tokens trained."""
-    return Work(
-        tokens=document,
-        labels=document,
-        context=document,
-        steps=1,
-        rows=1,
-        micro_batches=1,
-        answered=0,
-        rounds=0,
-        prompt_tokens=0,
-        answer_tokens=0,
-        answering=0,
-        loads=1,
-    )

@@ -13,10 +13,10 @@ from devcluster import Cluster
 from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.rank import RANK
-from tests.e2e.setting import profile, put_wide_model
+from tests.e2e.setting import put_wide_model
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import GPU, Job
-from tests.integration.kube import PROFILES, Object
+from tests.integration.kube import Object
 from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
 
@@ -27,7 +27,7 @@ SIZES = range(2048, 3072, 64)
 
 
 @pytest.fixture(scope="module")
-def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+def jobs(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """Two jobs for both GPUs of the node. Each waits until the other one does not use them."""
     rows = tenant.put_rows("gpus.jsonl", sums(60))
     common: dict[str, Any] = {
@@ -36,7 +36,7 @@ def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFa
     }
     long = {"maxSteps": 600, "epochs": 100, "checkpoint": {"every": 5}}
     wide: dict[str, Any] = {
-        "profileName": with_many_types(tenant, installed),
+        "profileName": with_many_types(tenant),
         "model": {"uri": put_wide_model(tenant.s3, tmp_path_factory.mktemp("wide"))},
     }
     return {
@@ -45,15 +45,10 @@ def jobs(tenant: Tenant, installed: Cluster, tmp_path_factory: pytest.TempPathFa
     }
 
 
-def with_many_types(tenant: Tenant, cluster: Cluster) -> str:
+def with_many_types(tenant: Tenant) -> str:
     """Makes a profile with many GPU types. Each has a little more memory than the one before. Returns its name."""
-    body = profile(cluster.s3_endpoint)
-    body["metadata"]["name"] = "many-types"
-    body["spec"]["gpuTypes"] = [
-        {"name": f"mib-{size}", "memory": f"{size}Mi", "pricePerHour": f"{size / 1000:.3f}"} for size in SIZES
-    ]
-    tenant.kube.apply(f"{PROFILES}/many-types", body)
-    return "many-types"
+    types = [{"name": f"mib-{size}", "memory": f"{size}Mi", "pricePerHour": f"{size / 1000:.3f}"} for size in SIZES]
+    return tenant.profile_with("many-types", gpuTypes=types)
 
 
 def trainer(job: Job) -> Object:

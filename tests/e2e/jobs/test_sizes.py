@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from devcluster import Cluster
-from tests.e2e.setting import profile, put_wide_model
+from devcluster.images import TRAINER_IMAGE
+from tests.e2e.setting import put_wide_model
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, gpus_asked_for, message, sums
 from tests.integration.jobs import Job
-from tests.integration.kube import PROFILES
 
 PROFILE_OF_SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora-only": ("1214Mi", {}),
@@ -57,11 +57,8 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 @contextmanager
 def started(tenant: Tenant, cluster: Cluster) -> Iterator[dict[str, Job]]:
     for name, (memory, more) in PROFILE_OF_SIZES.items():
-        body = profile(cluster.s3_endpoint, memory=memory, pricePerHour="1.00")
-        body["metadata"]["name"] = name
-        body["spec"] |= more
-        del body["spec"]["trainer"]["allowCPU"]
-        tenant.kube.apply(f"{PROFILES}/{name}", body)
+        types = [{"name": "any", "memory": memory, "pricePerHour": "1.00"}]
+        tenant.profile_with(name, trainer={"image": TRAINER_IMAGE}, gpuTypes=types, **more)  # without allowCPU
     with TemporaryDirectory() as folder:
         model = {"uri": put_wide_model(tenant.s3, Path(folder))}
     rows = tenant.put_rows("sizes.jsonl", sums(30))

@@ -10,11 +10,16 @@ SECOND = "a2"
 """The child that is the second attempt."""
 
 
-def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
-    """Returns a job whose first attempt runs, and the pod of that attempt."""
+def starting(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
+    """Returns a job that is validated, and the pod of its first attempt, which does not run yet."""
     job = Job.create(kube, namespace, manifest(**spec))
     kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
-    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    return job, kubelet.pod_of(namespace, job.child(ATTEMPT))
+
+
+def training(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
+    """Returns a job whose first attempt runs, and the pod of that attempt."""
+    job, pod = starting(kube, namespace, kubelet, **spec)
     pod.runs()
     job.wait_for_reason("Training")
     return job, pod

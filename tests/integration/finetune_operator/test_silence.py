@@ -9,6 +9,7 @@ from finetune_operator.decisions.attempts import silence
 from tests.integration import sample_status
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.looking import nudge
+from tests.integration.finetune_operator.running import starting
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import Kube
 from tests.integration.waiting import wait_for
@@ -23,9 +24,7 @@ LEFT = timedelta(seconds=3)
 def test_a_training_pod_that_writes_nothing_for_three_times_the_stall_timeout_ends_its_attempt(
     kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:
-    job = Job.create(kube, namespace, manifest(runPolicy=POLICY))
-    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
-    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    job, pod = starting(kube, namespace, kubelet, runPolicy=POLICY)
     pod.runs(since=datetime.now(UTC) - silence.STALLS * STALL + LEFT)
 
     wait_for("its Job to go", lambda: ATTEMPT not in job.batch_jobs())
@@ -40,9 +39,7 @@ def test_a_training_pod_that_writes_nothing_for_three_times_the_stall_timeout_en
 def test_a_training_pod_that_has_written_progress_lately_goes_on_however_long_it_runs(
     kube: Kube, namespace: str, kubelet: Kubelet
 ) -> None:
-    job = Job.create(kube, namespace, manifest(runPolicy=POLICY))
-    kubelet.pod_of(namespace, job.child(PREFLIGHT)).validates()
-    pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
+    job, pod = starting(kube, namespace, kubelet, runPolicy=POLICY)
     now = datetime.now(UTC)
     pod.writer.result(training=sample_status.TRAINING.model_copy(update={"observed_time": now}))
     pod.runs(since=now - 2 * silence.STALLS * STALL)

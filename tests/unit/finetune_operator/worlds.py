@@ -11,7 +11,7 @@ from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.pods import Pod, PodCondition
 from finetune_operator.observed.world import World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -66,6 +66,14 @@ def pod(phase: str = "Running", **fields: Any) -> Pod:
     started = NOW if phase != "Pending" else None
     usual = {"name": "tickets-12345678-x", "created": NOW, "started": started, "node_name": "n1"}
     return Pod(phase=phase, **{**usual, **fields})
+
+
+PLACED = {"PodScheduled": PodCondition("True", "", "", since=NOW)}
+
+
+def pending(**fields: Any) -> Pod:
+    """A pod that has a node since NOW, and whose trainer has not started."""
+    return pod("Pending", **{"name": "p", "conditions": PLACED, **fields})
 
 
 def run(name: str, pod: Pod | None = None, **fields: Any) -> Run:

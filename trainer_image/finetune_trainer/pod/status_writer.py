@@ -194,8 +194,7 @@ class StatusWriter:
         managers = {entry.get("manager", "") for entry in entries if entry.get("subresource") == "status"}
         for manager in sorted(manager for manager in managers if self._outranks({manager})):
             with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
-                at_server.apply({}, timeout, manager, force=True)
-                self._version = None
+                self._version = at_server.apply({}, timeout, manager, force=True)["metadata"].get("resourceVersion")
 
     def _remember(self, answer: dict[str, Any]) -> None:
         """Stores the job's conditions, so that a condition of an earlier attempt keeps its transition time."""

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_operator.cluster.events import pod_event
-from finetune_operator.observed.pods import Companion, Object, Pod, PodCondition, PodEvent
+from finetune_operator.observed.pods import Companion, Object, Pod, PodEvent
 from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.starting import (
     FETCH_LIMIT,
@@ -19,9 +19,9 @@ from finetune_operator.observed.starting import (
     needs_events,
     waiting,
 )
-from tests.unit.finetune_operator.worlds import NOW, pod
+from tests.unit.finetune_operator import worlds
+from tests.unit.finetune_operator.worlds import NOW
 
-PLACED = {"PodScheduled": PodCondition("True", "", "", since=NOW)}
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 EOF_ERROR = "failed to copy: httpReadSeeker: failed open: unexpected EOF"
@@ -32,8 +32,7 @@ def seconds(number: float) -> timedelta:
 
 
 def pending(reason: str, message: str = "", **fields: Any) -> Pod:
-    usual = {"name": "p", "conditions": PLACED, "waiting_reason": reason, "waiting_message": message}
-    return pod("Pending", **{**usual, **fields})
+    return worlds.pending(**{"waiting_reason": reason, "waiting_message": message, **fields})
 
 
 class Cluster:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.pods import Companion, Pod, PodCondition, PodEvent
+from finetune_operator.observed.pods import Companion, PodCondition, PodEvent
 from finetune_operator.observed.standing import Standing
 from finetune_operator.observed.starting import (
     FETCH_LIMIT,
@@ -17,14 +17,9 @@ from finetune_operator.observed.starting import (
     is_stuck,
     waiting,
 )
-from tests.unit.finetune_operator.worlds import NOW, pod
+from tests.unit.finetune_operator.worlds import NOW, PLACED, pending, pod
 
-PLACED = {"PodScheduled": PodCondition("True", "", "", since=NOW)}
 SECOND = timedelta(seconds=1)
-
-
-def pending(**fields: Any) -> Pod:
-    return pod("Pending", **{"name": "p", "conditions": PLACED, **fields})
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ImageInspectError"])
