@@ -104,9 +104,10 @@ def _one_outage(
         scene.use_first_node(True)
         for hit in hits:
             hit.injected = None if hit.watcher.is_over else hit.watcher.seconds
-        if all(hit.injected is None for hit in hits):
+        live = [hit for hit in hits if hit.injected is not None]
+        if not live:
             return []
-        fault.inject(lanes[0], hits[0].watcher.job)
+        fault.inject(lanes[0], live[-1].watcher.job)  # the one with the longest way to go
         for hit in hits:
             await_end(hit.watcher)
     finally:
