@@ -39,7 +39,8 @@ class Lane:
     _mends: list[Callable[[], object]] = field(default_factory=list)
 
     def start(self, name: str, **spec: Any) -> Job:
-        """Creates a job that spends some seconds in each phase. `spec`: fields beside or instead of its own."""
+        """Creates a job that spends some seconds in each phase. `spec`: fields beside or instead of its own; and
+        its `labels`."""
         train = f"s3://data/{ROWS}"
         parts: Object = {
             "profileName": self.tenant.namespace,

@@ -60,8 +60,11 @@ def create(tenant: Tenant, profile: str, name: str, secret: str, key: str) -> Jo
 
 
 @pytest.fixture(scope="module")
-def tuned(tenant: Tenant, profile: str) -> tuple[Job, Object]:
-    """A job whose account has access to the model, and its status at its end. The model is then in the cache."""
+def tuned(tenant: Tenant, hub: HubServer, profile: str) -> tuple[Job, Object]:
+    """A job whose account has access to the model, and its status at its end. The model is then in the cache.
+
+    The hub first has too many requests. Its storage, to which it redirects, cuts the first files."""
+    hub.faults.busy, hub.faults.retry_after, hub.faults.cuts = 3, 1, 4
     job = create(tenant, profile, "from-a-hub", "hub-token", "HF_TOKEN")
     return job, tenant.end_of(job)
 
@@ -77,6 +80,12 @@ def test_a_gated_model_of_a_hub_is_tuned_on_rows_of_a_hub(
     manifest = json.loads(tenant.s3.get_object(Bucket="results", Key="from-a-hub/manifest.json")["Body"].read())
     assert manifest["baseModel"]["commit"] == pinned[f"hf://{MODEL}"]
     assert {asked.token for asked in hub.asked if asked.server == "storage"} == {None}
+
+
+def test_a_busy_hub_and_a_cut_connection_are_waited_out(hub: HubServer, tuned: tuple[Job, Object]) -> None:
+    _, status = tuned
+    assert (hub.faults.busy, hub.faults.cuts) == (0, 0), "every fault was met"
+    assert (status["state"], status["counts"]) == ("Complete", {"attempts": 1}), message(status)
 
 
 def test_an_account_without_access_to_a_gated_model_is_told_so_although_the_model_is_in_the_cache(

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from devcluster import Cluster
 from finetune_api import names
@@ -22,6 +24,9 @@ TRAINING = {"maxSteps": STEPS, "epochs": 100, "checkpoint": {"every": 10}}
 SECONDS = 120.0
 """How long two busy cores may take for the start or the end of a pod."""
 DELETED = "CheckpointsDeleted"
+SAME = 1e-4
+"""Largest difference of weights, as a part of their norm, of trainings on one and on two GPUs with sums in another
+order."""
 
 
 def create(tenant: Tenant, name: str, **spec: Any) -> Job:
@@ -147,11 +152,12 @@ def test_every_attempt_goes_on_at_the_last_step_of_the_one_before_it(story: Stor
 
 @pytest.fixture(scope="module")
 def followers(tenant: Tenant, story: Story) -> dict[str, Job]:
-    """Three jobs over the same rows, by name, once they have ended. `continued` and `other-batch` resume from the
-    failed job, the latter with another batch size. `whole` is never interrupted."""
+    """Four jobs over the same rows, by name, once they have ended. `continued`, `two-gpus` and `other-batch` resume
+    from the failed job, the last one with another batch size. `whole` is never interrupted."""
     resume = {"resumeFrom": {"name": story.job.name}}
     specs: dict[str, Object] = {
         "continued": resume,
+        "two-gpus": {**resume, "compute": {"cpu": "500m", "memory": "2Gi", "gpusPerNode": 2}},
         "other-batch": {**resume, "training": {**TRAINING, "globalBatchSize": 4}},
         "whole": {},
     }
@@ -170,6 +176,20 @@ def test_a_later_job_continues_from_the_checkpoint_of_the_failed_one(
     assert status["training"]["resumedFromStep"] == last["checkpointStep"]
     assert (status["training"]["step"], status["counts"]) == (STEPS, {"attempts": 1})
     assert weights(tenant, "continued") == weights(tenant, "whole"), "another training than without the stops"
+
+
+def test_a_later_job_continues_with_more_gpus_and_trains_the_same_weights(
+    tenant: Tenant, story: Story, followers: dict[str, Job]
+) -> None:
+    status, last = followers["two-gpus"].status(), story.ended["attempts"][-1]
+
+    assert status["state"] == "Complete", message(status)
+    assert status["training"]["resumedFromStep"] == last["checkpointStep"]
+    found, expected = load(weights(tenant, "two-gpus")), load(weights(tenant, "whole"))
+    apart = sum(float(np.square(found[name] - expected[name]).sum()) for name in expected)
+    length = sum(float(np.square(each).sum()) for each in expected.values())
+    assert found.keys() == expected.keys()
+    assert (apart / length) ** 0.5 < SAME, "another training than on one GPU"
 
 
 def weights(tenant: Tenant, output: str) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api import names
-from tests.e2e.queues.conftest import NORMAL, QUEUE, URGENT, Queue
+from tests.e2e.queues.queue import NORMAL, QUEUE, URGENT, Queue
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job
 from tests.integration.kube import Object

@@ -1,0 +1,74 @@
+"""A training on two nodes in a queue of Kueue: both pods get quota together, give way together, and come back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from finetune_api import names
+from tests.chaos.scene import Lane, Scene
+from tests.e2e.queues.queue import NORMAL, QUEUE, URGENT, Queue, open_queue
+from tests.e2e.tenant import message
+from tests.integration.jobs import ATTEMPT, Job
+from tests.integration.kube import Object
+from tests.integration.waiting import wait_for
+
+IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
+STEPS = 200
+"""Enough that the job still trains when it is evicted."""
+SECONDS = 240.0
+"""Longest that two busy cores may take for the start or the end of two pods."""
+
+
+@pytest.fixture(scope="module")
+def lane(scene: Scene) -> Lane:
+    return scene.lanes[0]
+
+
+@pytest.fixture(scope="module")
+def queue(scene: Scene, lane: Lane) -> Iterator[Queue]:
+    with open_queue(scene.cluster, lane.tenant) as queue:
+        yield queue
+
+
+def trainers(job: Job) -> list[Object]:
+    return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
+
+
+def is_over(pod: Object) -> bool:
+    return pod["status"]["phase"] in ("Succeeded", "Failed")
+
+
+def waits_for_quota(job: Job) -> None:
+    wait_for(f"{job.name} to wait for quota", job.ready, lambda r: r.get("reason") == "WaitingForQuota", SECONDS)
+
+
+def test_two_pods_are_admitted_evicted_and_resumed_together(lane: Lane, queue: Queue) -> None:
+    queue.has_room_for(gpus=1)
+    job = lane.start(
+        "two-in-a-queue",
+        labels=IN_QUEUE,
+        compute={"nodes": 2, "cpu": "250m", "memory": "2Gi"},
+        training={"maxSteps": STEPS, "epochs": 100, "globalBatchSize": 2, "checkpoint": {"every": 5}},
+    )
+    waits_for_quota(job)
+    assert trainers(job) == [], "no pod holds a GPU while it waits for the other one"
+
+    queue.has_room_for(gpus=2)
+    wait_for("some steps", job.status, lambda status: status.get("training", {}).get("step", 0) >= 10, SECONDS)
+    first = trainers(job)
+    assert {pod["spec"]["nodeName"] for pod in first} == {"node", "node-2"}
+
+    other = queue.take("urgent", URGENT)
+    waits_for_quota(job)
+    assert [pod for pod in trainers(job) if not is_over(pod)] == []
+    wait_for("the urgent Job to run", lambda: lane.tenant.kube.get(other), lambda o: o["status"].get("active"))
+    lane.tenant.kube.delete(other)
+
+    status = lane.tenant.end_of(job)
+    assert (status["state"], status["counts"]) == ("Complete", {"attempts": 1}), message(status)
+    (attempt,) = status["attempts"]
+    assert len(attempt["pods"]) == 4
+    second = [pod for pod in trainers(job) if pod["metadata"]["uid"] not in {old["metadata"]["uid"] for old in first}]
+    assert {pod["spec"]["nodeName"] for pod in second} == {"node", "node-2"}
+    assert 10 <= status["training"]["resumedFromStep"] < STEPS
+    assert job.batch_jobs()[ATTEMPT]["spec"]["suspend"] is False
