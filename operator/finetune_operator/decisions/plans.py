@@ -68,7 +68,7 @@ def without_results(world: World, history: History, job: str, now: datetime) -> 
     The trainer ends with exit code 0 only after it has written status.artifacts."""
     found = with_remedy(
         f"Job {job} ended with exit code 0, but published no results.",
-        "Set spec.trainer.image of the FineTuneProfile to the trainer image of this release. Create the job again.",
+        "Set spec.trainer.image of the FineTuneProfile to the trainer image of this release.",
     )
     return fail(world, history, FailureReason.TRAINER_CRASHED, found, now)
 

@@ -1,6 +1,7 @@
 """The page of messages has what a user can meet, under the reason whose remedy follows it."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -125,3 +126,10 @@ def test_the_rules_of_the_api_server_are_listed_with_their_fields(page: ModuleTy
 def test_every_reason_has_its_part(page: ModuleType, tmp_path: Path) -> None:
     text = page.messages_text(source(tmp_path, ""), [])
     assert all(f"### {reason}\n" in text for reason in FailureReason)
+
+
+def test_no_remedy_of_a_failure_says_itself_that_the_job_must_be_created_again() -> None:
+    failures = (ROOT / "docs" / "messages.md").read_text().split("## Failures, by reason", 1)[1].split("\n## ", 1)[0]
+    remedies = [line.partition(" \u2192 ")[2] for line in failures.splitlines() if " \u2192 " in line]
+    assert len(remedies) > 100
+    assert [remedy for remedy in remedies if re.search(r"[Cc]reate (the|this) job again", remedy)] == []

@@ -48,7 +48,7 @@ ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 REDIRECTIONS = {CONFIG: "configuration_files", TOKENIZER_CONFIG: "fast_tokenizer_files"}
 """Keys of a file with which Transformers reads another file instead, depending on its version."""
 SAVE_AGAIN = "Load the model with Transformers, save it with save_pretrained, and use the saved model."
-UNCHANGED = "Create the job again, and leave the model's files unchanged until it has ended."
+UNCHANGED = "Let nothing change the model's files while a job uses them."
 """Remedies that several findings share."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")

@@ -51,7 +51,7 @@ def earlier_store(bundle: Bundle, storage: JobStorage, deciding: Mapping[str, An
         raise TrainerFailure(
             FailureReason.SPEC_INVALID,
             f"{FIELD}: FineTuneJob {_name(bundle)} was deleted, so the place of its checkpoints is not known.",
-            "Create the job again without spec.resumeFrom, or name another job that failed.",
+            "Remove spec.resumeFrom, or name another job that failed.",
         )
     return CheckpointStore(storage, join(_work_of(bundle.resume), CHECKPOINTS), "reader", deciding)
 

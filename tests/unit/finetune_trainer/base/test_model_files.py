@@ -109,7 +109,7 @@ def test_a_model_that_was_changed_after_preflight_is_not_trained(
     found = inspect(make_bundle, model)
     change(model / "config.json")
     with pytest.raises(
-        TrainerFailure, match=f"config.json had .* {said}.* Create the job again, and leave the model's files unchanged"
+        TrainerFailure, match=f"config.json had .* {said}.* Let nothing change the model's files"
     ) as caught:
         copy_files(open_storage(make_bundle(model={"uri": str(model)})), str(model), found.files, tmp_path / "train")
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
