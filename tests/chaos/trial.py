@@ -104,10 +104,9 @@ def _one_outage(
         scene.use_first_node(True)
         for hit in hits:
             hit.injected = None if hit.watcher.is_over else hit.watcher.seconds
-        live = [hit for hit in hits if hit.injected is not None]
-        if not live:
+        if all(hit.injected is None for hit in hits):
             return []
-        fault.inject(lanes[0], live[-1].watcher.job)  # the one with the longest way to go
+        fault.inject(lanes[0], hits[0].watcher.job)
         for hit in hits:
             await_end(hit.watcher)
     finally:

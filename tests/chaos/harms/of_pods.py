@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_api import names
 from tests.chaos.harms import stand_in
-from tests.chaos.pods import pod_at_work, process_of, running, volume_of
+from tests.chaos.pods import process_of, running, volume_of
 from tests.chaos.scene import SECOND_NODE, Lane
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
 from tests.integration.kube import BATCH_JOBS, PODS, PROFILES, Object
@@ -114,23 +114,29 @@ def change_profile(lane: Lane, job: Job) -> None:
 
 
 def lose_the_node(lane: Lane, job: Job) -> None:
-    """Powers off the second node, where the pods are, and on again while another node does the work of this job."""
-    _off_and_on(lane, job, lane.scene.outages.power_off, lane.scene.outages.power_on)
+    """Powers off the second node, where the pods are, and on again once another node does their work."""
+    _off_and_on(lane, lane.scene.outages.power_off, lane.scene.outages.power_on)
 
 
 def part_the_node(lane: Lane, job: Job) -> None:
-    """Takes the second node, where the pods are, off the network while they go on, and back while another node does the
-    work of this job."""
-    _off_and_on(lane, job, lane.scene.outages.disconnect, lane.scene.outages.connect)
+    """Takes the second node, where the pods are, off the network while they go on, and back once another node does
+    their work."""
+    _off_and_on(lane, lane.scene.outages.disconnect, lane.scene.outages.connect)
 
 
-def _off_and_on(lane: Lane, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
+def _off_and_on(lane: Lane, off: Callable[[str], None], on: Callable[[str], None]) -> None:
+    left = _jobs_on_second_node(lane)
     lane.later(lambda: on(SECOND_NODE))
     off(SECOND_NODE)
     wait_for("the node to be lost", lambda: _ready(lane, SECOND_NODE), lambda ready: ready != "True", 90)
-    # The node comes back while its work is done elsewhere. A node that is parted still has the old pod then.
+
+    def all_taken_over() -> bool:
+        left[:] = [job for job in left if not _is_taken_over(job)]
+        return not left
+
+    # The node comes back while its work is done elsewhere. A node that is parted still has the old pods then.
     with suppress(AssertionError):
-        wait_for("another pod to take over", lambda: _is_taken_over(job, SECOND_NODE), timeout=TAKEN_OVER_SECONDS)
+        wait_for("other pods to take over", all_taken_over, timeout=TAKEN_OVER_SECONDS)
     lane.mend()
 
 
@@ -139,9 +145,22 @@ def _ready(lane: Lane, node: str) -> str:
     return lane.scene.cluster.kubectl("get", "node", node, "-o", path)
 
 
-def _is_taken_over(job: Job, node: str) -> bool:
-    pod = pod_at_work(job)
-    return (pod is not None and pod["spec"]["nodeName"] != node) or job.status().get("state") in ("Complete", "Failed")
+def _jobs_on_second_node(lane: Lane) -> list[Job]:
+    """Returns the jobs of all lanes that have a pod at work there."""
+    found = []
+    for tenant in (each.tenant for each in lane.scene.lanes):
+        for pod in tenant.kube.list(PODS.format(tenant.namespace)):
+            if pod["status"].get("phase") == "Running" and pod["spec"]["nodeName"] == SECOND_NODE:
+                labels = pod["metadata"]["labels"]
+                name, uid = labels[names.LABEL_JOB_NAME], labels[names.LABEL_JOB_UID]
+                found.append(Job(tenant.kube, tenant.namespace, name, uid))
+    return found
+
+
+def _is_taken_over(job: Job) -> bool:
+    running = [pod for pod in job.pods() if pod["status"].get("phase") == "Running"]
+    elsewhere = any(pod["spec"]["nodeName"] != SECOND_NODE for pod in running)
+    return elsewhere or job.status().get("state") in ("Complete", "Failed")
 
 
 def _exit_code(job: Job, pod: Object) -> int | None:
