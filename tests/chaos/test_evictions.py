@@ -60,8 +60,8 @@ def test_two_pods_are_admitted_evicted_and_resumed_together(lane: Lane, queue: Q
 
     other = queue.take("urgent", URGENT)
     waits_for_quota(job)
-    assert [pod for pod in trainers(job) if not is_over(pod)] == []
     wait_for("the urgent Job to run", lambda: lane.tenant.kube.get(other), lambda o: o["status"].get("active"))
+    assert [pod for pod in trainers(job) if not is_over(pod)] == [], "quota that two pods still use"
     lane.tenant.kube.delete(other)
 
     status = lane.tenant.end_of(job)
