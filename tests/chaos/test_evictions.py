@@ -34,6 +34,10 @@ def trainers(job: Job) -> list[Object]:
     return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
 
 
+def ends(pod: Object) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
 def is_over(pod: Object) -> bool:
     return pod["status"]["phase"] in ("Succeeded", "Failed")
 
@@ -61,7 +65,7 @@ def test_two_pods_are_admitted_evicted_and_resumed_together(lane: Lane, queue: Q
     other = queue.take("urgent", URGENT)
     waits_for_quota(job)
     wait_for("the urgent Job to run", lambda: lane.tenant.kube.get(other), lambda o: o["status"].get("active"))
-    assert [pod for pod in trainers(job) if not is_over(pod)] == [], "quota that two pods still use"
+    assert [pod for pod in trainers(job) if not (ends(pod) or is_over(pod))] == [], "Kueue stops both pods"
     lane.tenant.kube.delete(other)
 
     status = lane.tenant.end_of(job)
