@@ -7,9 +7,10 @@ from typing import Literal
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, Stage, State
-from finetune_operator.decisions import bundles, gpu_choice
+from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import limits, usage
 from finetune_operator.decisions.attempts.records import History, kept
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 

@@ -11,7 +11,7 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.apply import NameTakenError, OtherBundleError, apply
 from finetune_operator.cluster.bundles import bundle_in
 from finetune_operator.cluster.observe import observe
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World

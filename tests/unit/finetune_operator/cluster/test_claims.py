@@ -11,8 +11,8 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.claims import claims_of
 from finetune_operator.observed.claims import Attachment, Claim
 from finetune_operator.observed.pods import Object
-from tests.unit.finetune_operator.decisions.test_claims import job
-from tests.unit.finetune_operator.decisions.test_model_cache import profile
+from tests.unit.finetune_operator.decisions.objects.test_claims import job
+from tests.unit.finetune_operator.decisions.objects.test_model_cache import profile
 from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, fresh, pod, preflight, saying
 
 RAW = {

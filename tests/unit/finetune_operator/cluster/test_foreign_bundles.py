@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_api.spec.profile import Hub
 from finetune_operator.cluster.bundles import having
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World

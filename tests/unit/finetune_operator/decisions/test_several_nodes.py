@@ -11,10 +11,10 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions import children, claims, gangs
 from finetune_operator.decisions.attempts.gathering import LIMIT
 from finetune_operator.decisions.attempts.placement import avoided_after
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import children, claims, gangs
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.claims import Claim

@@ -2,7 +2,7 @@
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.observed.pods import Object
 
 

@@ -7,8 +7,8 @@ import pytest
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import bundles, children
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import bundles, children
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.plans import message, reason, state

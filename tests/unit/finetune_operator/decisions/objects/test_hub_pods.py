@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import children
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.pods import Object
 from tests.unit.finetune_operator.plans import kinds, message, state

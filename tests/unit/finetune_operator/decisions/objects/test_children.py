@@ -10,13 +10,13 @@ from kubernetes.utils.quantity import parse_quantity
 from finetune_api.bundle import Bundle
 from finetune_api.names import LABEL_GPU_TYPE, LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import bundles, children
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import bundles, children
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.observed.pods import Object
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 
-DOCKERFILE = Path(__file__).parents[4] / "Dockerfile.trainer"
+DOCKERFILE = Path(__file__).parents[5] / "Dockerfile.trainer"
 WORLD = fresh()
 GPU = PROFILE.gpu_types[0]
 JOBS = {

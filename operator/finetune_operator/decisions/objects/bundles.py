@@ -13,7 +13,7 @@ from finetune_api.bundle import Bundle, JobIdentity, ResumePoint, bucket_of, sto
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, Storage
 from finetune_api.status.job import State
-from finetune_operator.decisions import hub_pods
+from finetune_operator.decisions.objects import hub_pods
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.pods import Object

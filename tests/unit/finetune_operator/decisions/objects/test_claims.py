@@ -11,8 +11,8 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions import children
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import children
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.claims import Attachment, Claim
 from finetune_operator.observed.pods import Object
