@@ -5,7 +5,7 @@ Where one fails, the others end too. Their ends are consequences: they have lost
 from collections.abc import Iterable, Sequence
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.endings import why_failed
+from finetune_operator.observed.causes.endings import why_failed
 from finetune_operator.observed.pods import Pod
 
 

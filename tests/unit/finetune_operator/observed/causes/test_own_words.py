@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import ConditionType
-from finetune_operator.observed import own_words
+from finetune_operator.observed.causes import own_words
 from tests.unit.finetune_operator.worlds import NOW, fresh, saying
 
 SECOND = timedelta(seconds=1)

@@ -8,9 +8,7 @@ import pytest
 
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_operator.cluster.events import pod_event
-from finetune_operator.observed.pods import Companion, Object, Pod, PodEvent
-from finetune_operator.observed.standing import RunStanding, Standing
-from finetune_operator.observed.starting import (
+from finetune_operator.observed.causes.starting import (
     FETCH_LIMIT,
     IMAGE_GRACE,
     LOOK_AGAIN_STUCK,
@@ -19,6 +17,8 @@ from finetune_operator.observed.starting import (
     needs_events,
     waiting,
 )
+from finetune_operator.observed.pods import Companion, Object, Pod, PodEvent
+from finetune_operator.observed.standing import RunStanding, Standing
 from tests.unit.finetune_operator import worlds
 from tests.unit.finetune_operator.worlds import NOW
 

@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.pods import Companion, PodCondition, PodEvent
-from finetune_operator.observed.standing import Standing
-from finetune_operator.observed.starting import (
+from finetune_operator.observed.causes.starting import (
     FETCH_LIMIT,
     IMAGE_GRACE,
     SLOW_LIMIT,
@@ -17,6 +15,8 @@ from finetune_operator.observed.starting import (
     is_stuck,
     waiting,
 )
+from finetune_operator.observed.pods import Companion, PodCondition, PodEvent
+from finetune_operator.observed.standing import Standing
 from tests.unit.finetune_operator.worlds import NOW, PLACED, pending, pod
 
 SECOND = timedelta(seconds=1)

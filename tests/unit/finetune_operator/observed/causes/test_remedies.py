@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.observed.remedies import CORRECT_IT, TAKE_OVER, of_no_node, of_refusal, of_start, while_waiting
+from finetune_operator.observed.causes.remedies import (
+    CORRECT_IT,
+    TAKE_OVER,
+    of_no_node,
+    of_refusal,
+    of_start,
+    while_waiting,
+)
 
 NONE = "0/1 nodes are available"
 IN_USE = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
