@@ -13,7 +13,7 @@ from finetune_operator.decisions.status import outlooks
 from finetune_operator.decisions.status.conditions import Outlook, is_written, operator_status
 from finetune_operator.observed.causes.workloads import NORMAL_HOLDS
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 UNREADABLE = RunPolicy(max_retries=100, max_interruptions=10_000)

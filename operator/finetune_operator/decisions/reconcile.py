@@ -17,8 +17,8 @@ from finetune_operator.decisions.objects import bundles, children, claims, gangs
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.decisions.status import out_of_memory, outlooks
 from finetune_operator.decisions.status.conditions import Outlook
-from finetune_operator.observed.lost import next_look
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.lost import next_look
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.world import World
 

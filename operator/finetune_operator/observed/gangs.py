@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from finetune_api.reasons import FailureReason
 from finetune_operator.observed.causes.endings import why_failed
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.pods import Pod
 
 
 def newest(pods: Iterable[Pod]) -> Pod | None:

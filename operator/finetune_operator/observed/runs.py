@@ -12,9 +12,9 @@ from finetune_operator.observed.causes.endings import lost
 from finetune_operator.observed.causes.starting import waiting
 from finetune_operator.observed.causes.workloads import next_look
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.lost import lost_at
-from finetune_operator.observed.lost import next_look as next_look_at_pod
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.lost import lost_at
+from finetune_operator.observed.facts.lost import next_look as next_look_at_pod
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)

@@ -11,7 +11,7 @@ from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod, PodCondition
+from finetune_operator.observed.facts.pods import Pod, PodCondition
 from finetune_operator.observed.world import World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -16,7 +16,7 @@ from finetune_api.status.job import State
 from finetune_operator.decisions.objects import hub_pods
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 LOOK_AGAIN = timedelta(seconds=5)

@@ -15,7 +15,7 @@ from finetune_api.spec.pods import scratch_size
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions.objects import authorities, bundles, claims, gangs, hub_pods, model_cache, pod_settings
 from finetune_operator.decisions.objects.allowed import not_allowed
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 USER = 65532

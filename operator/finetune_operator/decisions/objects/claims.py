@@ -9,8 +9,8 @@ from finetune_api.bundle import Bundle, uris_of
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.observed.claims import SHARED, WRITABLE, Claim
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.claims import SHARED, WRITABLE, Claim
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"

@@ -6,7 +6,7 @@ Index 0 has rank 0. Its name in DNS is known before it exists, from the names of
 from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_operator.decisions.objects import bundles
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 _HOSTNAME = "kubernetes.io/hostname"

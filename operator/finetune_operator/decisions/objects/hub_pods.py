@@ -2,7 +2,7 @@
 
 from finetune_api import hub, names
 from finetune_api.bundle import Bundle, uris_of
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 _VOLUME = "hub"
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}

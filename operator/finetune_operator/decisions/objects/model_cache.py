@@ -7,8 +7,8 @@ from finetune_api.quantity import bytes_of
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec, ModelCache
 from finetune_operator.decisions.plan import Event
-from finetune_operator.observed.claims import SHARED
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.claims import SHARED
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 _VOLUME = "model-cache"

@@ -7,7 +7,7 @@ from finetune_api.spec.pods import Pods
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.resources import PodResources
 from finetune_api.spec.scheduling import Toleration
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 _IDS = ("runAsUser", "runAsGroup", "fsGroup")
 

@@ -11,7 +11,7 @@ from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import limits, usage
 from finetune_operator.decisions.attempts.records import History, kept
 from finetune_operator.decisions.objects import bundles
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 Truth = Literal["True", "False"]

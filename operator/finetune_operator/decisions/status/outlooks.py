@@ -8,7 +8,7 @@ from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import Stage, State
 from finetune_operator.decisions.attempts.limits import Stop
 from finetune_operator.decisions.status.conditions import Outlook
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
 
 RETRYING = "Retrying"

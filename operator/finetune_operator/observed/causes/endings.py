@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.reasons import SUPERSEDED_EXIT_CODE, FailureReason, reason_of_exit_code
 from finetune_api.signals import ended_by, without_cause
 from finetune_operator.observed.causes import runtime_words
-from finetune_operator.observed.pods import NEVER_RAN, Companion, NodeState, Pod
+from finetune_operator.observed.facts.pods import NEVER_RAN, Companion, NodeState, Pod
 from finetune_operator.observed.standing import End
 
 _DISRUPTIONS = {

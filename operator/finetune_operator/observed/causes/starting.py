@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from finetune_api.names import CONTAINER, FETCHER
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_operator.observed.causes import remedies, runtime_words
-from finetune_operator.observed.pods import Pod, PodEvent
+from finetune_operator.observed.facts.pods import Pod, PodEvent
 from finetune_operator.observed.standing import RunStanding, Standing
 
 IMAGE_GRACE = timedelta(seconds=60)

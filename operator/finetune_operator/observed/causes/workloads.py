@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=5), timedelta(minutes=5)
 """First and last interval of looks at a Workload. The operator does not watch Workloads: see docs/scale.md."""

@@ -17,8 +17,8 @@ from finetune_operator.decisions.objects import children, claims, gangs
 from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state

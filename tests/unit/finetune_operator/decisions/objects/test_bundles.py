@@ -19,7 +19,7 @@ from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Object, PodCondition, PodEvent
+from finetune_operator.observed.facts.pods import Object, PodCondition, PodEvent
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (

@@ -12,7 +12,7 @@ from finetune_api.names import LABEL_GPU_TYPE, LABEL_PRIORITY_CLASS, LABEL_QUEUE
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions.objects import bundles, children
 from finetune_operator.decisions.objects.children import Try
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.worlds import PROFILE, SPEC, UID, fresh
 

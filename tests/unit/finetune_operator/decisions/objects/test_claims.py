@@ -14,8 +14,8 @@ from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.objects import children
 from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.claims import Attachment, Claim
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.claims import Attachment, Claim
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, saying, validated

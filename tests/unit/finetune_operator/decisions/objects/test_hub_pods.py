@@ -9,7 +9,7 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions.objects import children
 from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from tests.unit.finetune_operator.plans import kinds, message, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, fresh, validated
 

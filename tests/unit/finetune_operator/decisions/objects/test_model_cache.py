@@ -10,8 +10,8 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_operator.decisions.objects import children
 from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.objects.test_claims import job
 from tests.unit.finetune_operator.plans import kinds, message, reason, state

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_operator.observed.causes.endings import lost, why_failed
-from finetune_operator.observed.pods import Companion, Pod, PodCondition
+from finetune_operator.observed.facts.pods import Companion, Pod, PodCondition
 from tests.unit.finetune_operator.worlds import NOW, pod
 
 SAID = TerminationMessage(reason=FailureReason.LOSS_DIVERGED, message="Loss is NaN at step 7.")

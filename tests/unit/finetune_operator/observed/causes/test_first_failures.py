@@ -17,7 +17,7 @@ from finetune_operator.observed.causes.starting import (
     needs_events,
     waiting,
 )
-from finetune_operator.observed.pods import Companion, Object, Pod, PodEvent
+from finetune_operator.observed.facts.pods import Companion, Object, Pod, PodEvent
 from finetune_operator.observed.standing import RunStanding, Standing
 from tests.unit.finetune_operator import worlds
 from tests.unit.finetune_operator.worlds import NOW

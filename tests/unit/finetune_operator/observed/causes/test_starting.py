@@ -15,7 +15,7 @@ from finetune_operator.observed.causes.starting import (
     is_stuck,
     waiting,
 )
-from finetune_operator.observed.pods import Companion, PodCondition, PodEvent
+from finetune_operator.observed.facts.pods import Companion, PodCondition, PodEvent
 from finetune_operator.observed.standing import Standing
 from tests.unit.finetune_operator.worlds import NOW, PLACED, pending, pod
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.observed.causes.workloads import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, Hold, hold_of, next_look
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from tests.unit.finetune_operator.worlds import NOW
 
 NO_ROOM = (

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.lost import LOOK_AGAIN, LOST_GRACE, lost_at, next_look
-from finetune_operator.observed.pods import NodeState, Pod
+from finetune_operator.observed.facts.lost import LOOK_AGAIN, LOST_GRACE, lost_at, next_look
+from finetune_operator.observed.facts.pods import NodeState, Pod
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import Standing
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod

@@ -6,7 +6,7 @@ prefixes of their own, and the API server refuses what it writes in the status."
 
 from datetime import datetime, timedelta
 
-from finetune_operator.observed.pods import NodeState, Pod
+from finetune_operator.observed.facts.pods import NodeState, Pod
 
 LOST_GRACE = timedelta(seconds=60)
 """How long a deleted pod may stay beyond its grace period. On a node that does not answer, it is how long the pod may

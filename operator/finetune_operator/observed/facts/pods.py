@@ -12,7 +12,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason, reason_of_exit_code
-from finetune_operator.observed import node_clocks
+from finetune_operator.observed.facts import node_clocks
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.spec.run_policy import KEEP_CHECKPOINTS_SECONDS
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 
 def time_to_keep(spec: Object, status: Object) -> timedelta | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 SHARED = "ReadWriteMany"
 WRITABLE = {"ReadWriteOnce", "ReadWriteOncePod", SHARED}

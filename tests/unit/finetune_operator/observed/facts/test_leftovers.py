@@ -8,7 +8,7 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.leftovers import time_to_keep
+from finetune_operator.observed.facts.leftovers import time_to_keep
 from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight
 
 WEEK = timedelta(days=7)

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api import names
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.pods import Pod
 from tests.unit.finetune_operator.skewed import AT_ONCE, HOUR, PLACED, RAN, on_a_node
 
 STARTED, ENDED = "2026-01-02T03:04:05Z", "2026-01-02T03:05:05Z"
