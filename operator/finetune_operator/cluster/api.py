@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 
 from finetune_api import names
 from finetune_operator.cluster.limits import Bucket
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 TIMEOUT_SECONDS = 30
 CHUNK = 200

@@ -8,7 +8,7 @@ from finetune_api import names
 from finetune_api.status.job import OPERATOR_MANAGER
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.store.kept import unpacked
 from finetune_operator.store.store import KINDS, Store

@@ -6,8 +6,8 @@ from dataclasses import replace
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_operator.cluster.api import Api
-from finetune_operator.decisions import bundles
-from finetune_operator.observed.pods import Object
+from finetune_operator.decisions.objects import bundles
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World, parse_spec
 
 

@@ -7,9 +7,9 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.nodes import answers_since
-from finetune_operator.decisions import claims, model_cache
+from finetune_operator.decisions.objects import claims, model_cache
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.claims import SHARED, Attachment, Claim
+from finetune_operator.observed.facts.claims import SHARED, Attachment, Claim
 from finetune_operator.observed.world import World
 
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from finetune_operator.cluster.api import Api
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Object, PodEvent
+from finetune_operator.observed.facts.pods import Object, PodEvent
 
 REFUSAL_GRACE = timedelta(seconds=3)
 """How long a Job may be without a pod before its Events are read. A normal Job needs no such request."""

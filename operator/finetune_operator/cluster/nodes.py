@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from finetune_operator.cluster.api import Api, ApiError
-from finetune_operator.observed.pods import NodeState, Object, Pod
+from finetune_operator.observed.facts.pods import NodeState, Object, Pod
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 """Taint with which an administrator says that a node is off: https://kep.k8s.io/2268"""

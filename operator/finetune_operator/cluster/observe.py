@@ -21,9 +21,9 @@ from finetune_operator.cluster.nodes import Nodes
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
 from finetune_operator.cluster.workloads import Workloads
+from finetune_operator.observed.causes.starting import needs_events
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod
-from finetune_operator.observed.starting import needs_events
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.world import EarlierJob, Key, World, parse_spec
 from finetune_operator.store.kept import KeptJob, KeptRun, unpacked
 from finetune_operator.store.store import Store

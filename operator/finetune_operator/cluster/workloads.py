@@ -4,8 +4,8 @@ import logging
 from threading import Lock
 
 from finetune_operator.cluster.api import Api, ApiError
-from finetune_operator.observed.pods import Object
-from finetune_operator.observed.workloads import UNKNOWN, Hold, hold_of
+from finetune_operator.observed.causes.workloads import UNKNOWN, Hold, hold_of
+from finetune_operator.observed.facts.pods import Object
 
 GROUP = "kueue.x-k8s.io"
 _LABEL_JOB_UID = f"{GROUP}/job-uid"

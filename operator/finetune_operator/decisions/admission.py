@@ -20,9 +20,10 @@ from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import Claims, FineTuneProfileSpec, Hub, Storage
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import bundles, gpu_choice
-from finetune_operator.decisions import claims as claims_of_job
-from finetune_operator.decisions.allowed import not_allowed
+from finetune_operator.decisions import gpu_choice
+from finetune_operator.decisions.objects import bundles
+from finetune_operator.decisions.objects import claims as claims_of_job
+from finetune_operator.decisions.objects.allowed import not_allowed
 from finetune_operator.observed.world import World
 
 GRACE = timedelta(seconds=30)

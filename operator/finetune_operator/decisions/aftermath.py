@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_operator.decisions import cleanups
-from finetune_operator.decisions.conditions import seen_again
 from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.status.conditions import seen_again
 from finetune_operator.observed.world import World
 
 WITHOUT_JOBS = timedelta(days=1)

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_api.status.job import Condition, ConditionType
-from finetune_operator.decisions import bundles, children, claims
 from finetune_operator.decisions.attempts.usage import has_ended
-from finetune_operator.decisions.conditions import seen_again
+from finetune_operator.decisions.objects import bundles, children, claims
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.decisions.status.conditions import seen_again
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 
 @dataclass(frozen=True)

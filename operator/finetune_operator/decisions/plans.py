@@ -5,14 +5,15 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FailureReason, finding_of, sentence, with_remedy
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType, State
-from finetune_operator.decisions import outlooks, preflights
+from finetune_operator.decisions import preflights
 from finetune_operator.decisions.attempts import records
 from finetune_operator.decisions.attempts.records import History
-from finetune_operator.decisions.conditions import Outlook, is_written, operator_status
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.decisions.status import outlooks
+from finetune_operator.decisions.status.conditions import Outlook, is_written, operator_status
+from finetune_operator.observed.causes.workloads import NORMAL_HOLDS
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Object
-from finetune_operator.observed.workloads import NORMAL_HOLDS
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 
 UNREADABLE = RunPolicy(max_retries=100, max_interruptions=10_000)

@@ -7,10 +7,10 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions import bundles
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
-from finetune_operator.observed import own_words
+from finetune_operator.decisions.objects import bundles
+from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing

@@ -9,26 +9,16 @@ from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import State
-from finetune_operator.decisions import (
-    admission,
-    bundles,
-    children,
-    claims,
-    gangs,
-    gpu_choice,
-    model_cache,
-    out_of_memory,
-    outlooks,
-    plans,
-    preflights,
-)
+from finetune_operator.decisions import admission, gpu_choice, plans, preflights
 from finetune_operator.decisions.aftermath import after_the_end
 from finetune_operator.decisions.attempts import gathering, limits, placement, records, retries, silence, usage
 from finetune_operator.decisions.attempts.records import History
-from finetune_operator.decisions.conditions import Outlook
+from finetune_operator.decisions.objects import bundles, children, claims, gangs, model_cache
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.observed.lost import next_look
-from finetune_operator.observed.pods import Pod
+from finetune_operator.decisions.status import out_of_memory, outlooks
+from finetune_operator.decisions.status.conditions import Outlook
+from finetune_operator.observed.facts.lost import next_look
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
 from finetune_operator.observed.world import World
 

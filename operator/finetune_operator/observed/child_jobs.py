@@ -6,8 +6,8 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_operator.observed import gangs
-from finetune_operator.observed.pods import Object, Pod
-from finetune_operator.observed.workloads import Hold
+from finetune_operator.observed.causes.workloads import Hold
+from finetune_operator.observed.facts.pods import Object, Pod
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ The launchers of the pods end within seconds of each other. A node that was lost
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed import endings, gangs
+from finetune_operator.observed import gangs
+from finetune_operator.observed.causes import endings
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import End
 
 OTHERS_LIMIT = timedelta(seconds=45)

@@ -5,8 +5,8 @@ Where one fails, the others end too. Their ends are consequences: they have lost
 from collections.abc import Iterable, Sequence
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed.endings import why_failed
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.causes.endings import why_failed
+from finetune_operator.observed.facts.pods import Pod
 
 
 def newest(pods: Iterable[Pod]) -> Pod | None:

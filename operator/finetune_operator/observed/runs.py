@@ -6,15 +6,16 @@ whether a pod that is being deleted counts: a Job that was suspended gets anothe
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed import gang_ends, remedies
+from finetune_operator.observed import gang_ends
+from finetune_operator.observed.causes import remedies
+from finetune_operator.observed.causes.endings import lost
+from finetune_operator.observed.causes.starting import waiting
+from finetune_operator.observed.causes.workloads import next_look
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.endings import lost
-from finetune_operator.observed.lost import lost_at
-from finetune_operator.observed.lost import next_look as next_look_at_pod
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.lost import lost_at
+from finetune_operator.observed.facts.lost import next_look as next_look_at_pod
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import End, RunStanding, Standing
-from finetune_operator.observed.starting import waiting
-from finetune_operator.observed.workloads import next_look
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=10), timedelta(minutes=5)
 """First and last interval of checks for a refused pod. A refusal creates only an Event, and the operator does not watch

@@ -11,8 +11,8 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Object, Pod
 
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""

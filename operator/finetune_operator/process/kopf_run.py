@@ -19,7 +19,7 @@ import kopf
 
 from finetune_api import names
 from finetune_operator.cluster.api import CHUNK, TIMEOUT_SECONDS, selectors
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.process import metrics
 from finetune_operator.process.supervise import ended
 from finetune_operator.store.store import ACCOUNT, BINDING, CLUSTER_SCOPED, JOB, KINDS, POD, PROFILE, RUN, Store

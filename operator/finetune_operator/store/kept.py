@@ -14,8 +14,8 @@ from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.leftovers import part, time_to_keep
-from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.facts.leftovers import part, time_to_keep
+from finetune_operator.observed.facts.pods import Object, Pod
 from finetune_operator.observed.world import Key, Progress
 
 _NEVER_READ = {"preflight", "resolved", "training"}

@@ -1,6 +1,6 @@
 """Finds the jobs that start from the checkpoints of an earlier job, and still need them."""
 
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, unpacked
 

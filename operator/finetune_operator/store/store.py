@@ -7,7 +7,7 @@ from threading import RLock
 from typing import Any
 
 from finetune_api import names
-from finetune_operator.observed.pods import Object, Pod
+from finetune_operator.observed.facts.pods import Object, Pod
 from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
 from finetune_operator.store.outputs import Outputs

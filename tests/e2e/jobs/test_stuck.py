@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from devcluster import Cluster
-from finetune_operator.observed import starting
+from finetune_operator.observed.causes import starting
 from tests.e2e.mutations import mutated
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums
 from tests.integration.jobs import Job

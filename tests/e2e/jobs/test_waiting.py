@@ -9,7 +9,7 @@ import pytest
 from devcluster import Cluster
 from devcluster.namespaces import FIRST
 from devcluster.storage import secret_manifest
-from finetune_operator.observed import starting
+from finetune_operator.observed.causes import starting
 from tests.e2e.mutations import mutated
 from tests.e2e.setting import profile
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, sums

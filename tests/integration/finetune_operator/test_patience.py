@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_operator.decisions import admission
-from finetune_operator.observed import starting
+from finetune_operator.observed.causes import starting
 from tests.integration.finetune_operator.manifests import FAILED, outcome
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job
 from tests.integration.waiting import wait_for

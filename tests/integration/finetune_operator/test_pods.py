@@ -7,7 +7,8 @@ import pytest
 
 from finetune_api import names
 from finetune_api.reasons import FailureReason
-from finetune_operator.observed import runs, starting
+from finetune_operator.observed import runs
+from finetune_operator.observed.causes import starting
 from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
 from tests.integration.finetune_operator.kueue import jobs_are_held

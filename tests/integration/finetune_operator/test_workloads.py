@@ -8,7 +8,7 @@ from kubernetes.config import kube_config
 from devcluster import Cluster
 from finetune_operator.cluster.api import KubernetesApi
 from finetune_operator.cluster.workloads import Workloads
-from finetune_operator.observed.workloads import UNKNOWN
+from finetune_operator.observed.causes.workloads import UNKNOWN
 from tests.integration.finetune_operator.kueue import DEFINITION, WORKLOADS, definition, is_served
 from tests.integration.kube import BATCH_JOBS, Kube
 from tests.integration.waiting import wait_for

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_api import names
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 HOUR = timedelta(hours=1)
 PLACED = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC)

@@ -8,10 +8,10 @@ from finetune_api import names
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod, PodCondition
+from finetune_operator.observed.facts.pods import Pod, PodCondition
 from finetune_operator.observed.world import World
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -5,7 +5,7 @@ other half for ever. So the wait has a limit: the attempt then gives its GPUs ba
 
 from datetime import datetime, timedelta
 
-from finetune_operator.observed import remedies
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.standing import Standing
 

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FailureReason, Retry
 from finetune_api.status.attempts import Attempt
 from finetune_operator.decisions.attempts.progress import retry_of
-from finetune_operator.observed import remedies
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.pods import PodCondition
 
 MOST_AVOIDED = 32
 """Number of nodes that an attempt avoids at most."""

@@ -15,7 +15,7 @@ from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.attempts import placement, progress, usage
 from finetune_operator.decisions.attempts.progress import retry_of
-from finetune_operator.observed import own_words
+from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import End, RunStanding, Standing

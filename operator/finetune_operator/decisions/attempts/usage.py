@@ -10,8 +10,8 @@ from typing import NamedTuple
 from finetune_api.status.attempts import RECORDED_PODS, Attempt, AttemptPod
 from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.lost import lost_at
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.lost import lost_at
+from finetune_operator.observed.facts.pods import Pod
 
 CENT = Decimal("0.0001")
 """Money is rounded to this."""

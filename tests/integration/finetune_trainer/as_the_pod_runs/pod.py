@@ -19,8 +19,8 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
-from finetune_operator.decisions import bundles, children
-from finetune_operator.observed.pods import Object
+from finetune_operator.decisions.objects import bundles, children
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.storage.job_storage import open_storage

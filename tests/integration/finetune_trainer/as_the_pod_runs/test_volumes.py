@@ -12,9 +12,9 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_operator.decisions import children
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Object
+from finetune_operator.decisions.objects import children
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Object
 from tests.integration.finetune_trainer.as_the_pod_runs.inputs import write_all
 from tests.integration.finetune_trainer.as_the_pod_runs.pod import DATA, PROFILE, Ended, Pods, world_of
 

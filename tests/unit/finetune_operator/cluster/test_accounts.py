@@ -4,7 +4,7 @@ import pytest
 
 from finetune_operator.cluster import accounts
 from finetune_operator.cluster.accounts import GOOD, REMEMBER_SECONDS, Accounts, Standing
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 
 class Answers:

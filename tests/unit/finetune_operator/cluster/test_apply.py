@@ -7,7 +7,7 @@ import pytest
 from finetune_operator.cluster.api import ApiError, NamespaceGoneError
 from finetune_operator.cluster.apply import OutdatedError, apply
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.store.kept import unpacked
 from finetune_operator.store.store import JOB, Store
 from tests.unit.finetune_operator.store.objects import job, validated

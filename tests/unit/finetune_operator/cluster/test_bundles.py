@@ -11,9 +11,9 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.apply import NameTakenError, OtherBundleError, apply
 from finetune_operator.cluster.bundles import bundle_in
 from finetune_operator.cluster.observe import observe
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.store.store import JOB, POD, PROFILE, RUN, Store
 from tests.unit.finetune_operator.store import objects

@@ -9,10 +9,10 @@ import pytest
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.claims import claims_of
-from finetune_operator.observed.claims import Attachment, Claim
-from finetune_operator.observed.pods import Object
-from tests.unit.finetune_operator.decisions.test_claims import job
-from tests.unit.finetune_operator.decisions.test_model_cache import profile
+from finetune_operator.observed.facts.claims import Attachment, Claim
+from finetune_operator.observed.facts.pods import Object
+from tests.unit.finetune_operator.decisions.objects.test_claims import job
+from tests.unit.finetune_operator.decisions.objects.test_model_cache import profile
 from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, fresh, pod, preflight, saying
 
 RAW = {

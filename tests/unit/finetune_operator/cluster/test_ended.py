@@ -12,7 +12,7 @@ from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.ended import MOST_CLEANUPS, MOST_IN_NAMESPACE
 from finetune_operator.cluster.observe import observe
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import Key, World
 from finetune_operator.store.store import JOB, POD, PROFILE, RUN, Store
 from finetune_operator.store.turns import TURN_SECONDS

@@ -9,9 +9,9 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_api.spec.profile import Hub
 from finetune_operator.cluster.bundles import having
-from finetune_operator.decisions import bundles
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, fresh, pod, preflight, with_status

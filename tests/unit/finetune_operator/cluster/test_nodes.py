@@ -7,7 +7,7 @@ import pytest
 
 from finetune_operator.cluster.api import Api, ApiError
 from finetune_operator.cluster.nodes import OUT_OF_SERVICE, Nodes, answers_since, state_of
-from finetune_operator.observed.pods import NodeState, Object
+from finetune_operator.observed.facts.pods import NodeState, Object
 from tests.unit.finetune_operator.worlds import NOW, pod
 
 LEAVING = pod(due=NOW + timedelta(seconds=120))

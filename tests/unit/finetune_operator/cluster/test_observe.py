@@ -10,8 +10,8 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Object
-from finetune_operator.observed.workloads import Hold
+from finetune_operator.observed.causes.workloads import Hold
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import EarlierJob, World
 from finetune_operator.store.store import JOB, RUN, Store
 from tests.unit.finetune_operator.plans import message, reason, state

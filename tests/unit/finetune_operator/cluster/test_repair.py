@@ -7,7 +7,7 @@ import pytest
 
 from finetune_operator.cluster.api import ApiError, Chunk, Metadata
 from finetune_operator.cluster.repair import Ref, deleted, fetch, missing, survey
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.store.store import CLUSTER_SCOPED, JOB, KINDS, PROFILE, RUN, Store
 from tests.unit.finetune_operator.store.objects import job, run
 

@@ -7,7 +7,7 @@ import pytest
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.observe import observe
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.store.store import JOB, RUN, Store
 from tests.unit.finetune_operator.store import objects

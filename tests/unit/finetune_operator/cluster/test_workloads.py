@@ -7,8 +7,8 @@ import pytest
 
 from finetune_operator.cluster.api import ApiError
 from finetune_operator.cluster.workloads import Workloads
-from finetune_operator.observed.pods import Object
-from finetune_operator.observed.workloads import UNKNOWN
+from finetune_operator.observed.causes.workloads import UNKNOWN
+from finetune_operator.observed.facts.pods import Object
 
 REFUSED = ApiError(403, 'workloads is forbidden: User "operator" cannot list resource "workloads"')
 

@@ -13,14 +13,14 @@ from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.status.job import FineTuneJobStatus
-from finetune_operator.decisions import bundles
 from finetune_operator.decisions.cleanups import end_of
+from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed import node_clocks
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.lost import lost_at
-from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.facts import node_clocks
+from finetune_operator.observed.facts.lost import lost_at
+from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
 from finetune_operator.observed.world import EarlierJob, Progress, World
 from finetune_operator.store.kept import KeptJob
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh

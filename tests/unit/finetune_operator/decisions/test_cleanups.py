@@ -14,8 +14,8 @@ from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Companion
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Companion
 from finetune_operator.observed.runs import SIDECAR_GRACE
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds

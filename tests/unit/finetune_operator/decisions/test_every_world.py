@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Companion
+from finetune_operator.observed.facts.pods import Companion
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import conditions, state
 from tests.unit.finetune_operator.worlds import NOW, fresh, pod, preflight, with_status

@@ -13,7 +13,7 @@ from finetune_api.status.job import FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.pods import PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, attempt, fresh, pod, run, validated, with_status

@@ -23,7 +23,7 @@ from finetune_operator.decisions.attempts.progress import is_in_vain
 from finetune_operator.decisions.cleanups import end_of
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import Companion, NodeState, Object, Pod, PodCondition
+from finetune_operator.observed.facts.pods import Companion, NodeState, Object, Pod, PodCondition
 from finetune_operator.observed.world import EarlierJob, Progress
 from tests.unit.finetune_operator.decisions.simulation import (
     ARTIFACTS,

@@ -11,14 +11,14 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions import children, claims, gangs
 from finetune_operator.decisions.attempts.gathering import LIMIT
 from finetune_operator.decisions.attempts.placement import avoided_after
-from finetune_operator.decisions.children import Try
+from finetune_operator.decisions.objects import children, claims, gangs
+from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.claims import Claim
-from finetune_operator.observed.pods import Object, Pod, PodCondition
+from finetune_operator.observed.facts.claims import Claim
+from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state

@@ -11,7 +11,7 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.pods import PodCondition
 from tests.unit.finetune_operator.plans import conditions, kinds, message, state
 from tests.unit.finetune_operator.worlds import (
     NOW,

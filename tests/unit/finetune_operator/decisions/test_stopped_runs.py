@@ -9,7 +9,7 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Companion
+from finetune_operator.observed.facts.pods import Companion
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     HELD,

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.workloads import Hold
+from finetune_operator.observed.causes.workloads import Hold
 from tests.unit.finetune_operator.plans import message, reason, state
 from tests.unit.finetune_operator.worlds import HELD, NOW, attempt, fresh, pod, preflight, published, saying, validated
 

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.gang_ends import OTHERS_LIMIT
-from finetune_operator.observed.pods import Pod
 from finetune_operator.observed.runs import SIDECAR_GRACE, assess
 from finetune_operator.observed.standing import Standing
 from tests.unit.finetune_operator.decisions.attempts.recorded import attempts

@@ -10,9 +10,9 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.facts.lost import LOST_GRACE
+from finetune_operator.observed.facts.pods import NodeState, Pod, PodCondition
 from finetune_operator.observed.gang_ends import LOSS_LIMIT, OTHERS_LIMIT
-from finetune_operator.observed.lost import LOST_GRACE
-from finetune_operator.observed.pods import NodeState, Pod, PodCondition
 from finetune_operator.observed.runs import LOOK_AGAIN, assess
 from finetune_operator.observed.standing import RunStanding, Standing
 from tests.unit.finetune_operator.worlds import NOW, pod

@@ -8,12 +8,12 @@ import pytest
 
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
+from finetune_operator.observed.causes.workloads import UNKNOWN, Hold
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.lost import LOST_GRACE
-from finetune_operator.observed.pods import Companion, Pod
+from finetune_operator.observed.facts.lost import LOST_GRACE
+from finetune_operator.observed.facts.pods import Companion, Pod
 from finetune_operator.observed.runs import LOOK_AGAIN, LOOK_AGAIN_AT_LAST, SIDECAR_GRACE, assess
 from finetune_operator.observed.standing import Standing
-from finetune_operator.observed.workloads import UNKNOWN, Hold
 from tests.unit.finetune_operator.worlds import NOW, attempt, pod
 
 SAID = TerminationMessage(reason=FailureReason.LOSS_DIVERGED, message="Loss is NaN at step 7.")

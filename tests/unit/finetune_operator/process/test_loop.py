@@ -7,7 +7,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_api.spec.profile import Hub
 from finetune_operator.cluster.api import Api
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.loop import Workers
 from finetune_operator.store.store import JOB, PROFILE, Store

@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
-from finetune_operator.observed.pods import Object
+from finetune_operator.observed.facts.pods import Object
 
 CREATED = "2026-01-02T03:04:05Z"
 

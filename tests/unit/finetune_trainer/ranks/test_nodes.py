@@ -19,7 +19,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_operator.decisions.attempts import gathering
-from finetune_operator.observed import starting
+from finetune_operator.observed.causes import starting
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
 from finetune_trainer.pod.running_time import RunningTime
 from finetune_trainer.ranks import links as links_module

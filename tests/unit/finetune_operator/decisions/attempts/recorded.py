@@ -7,7 +7,7 @@ from typing import Any
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.pods import Pod
+from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.worlds import (
     NOW,

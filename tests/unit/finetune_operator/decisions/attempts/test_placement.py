@@ -8,7 +8,7 @@ import pytest
 from finetune_operator.decisions.attempts.placement import CLOSED_LIMIT, IN_USE_LIMIT, NO_NODE_LIMIT
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.pods import PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import second
 from tests.unit.finetune_operator.plans import message, reason, state

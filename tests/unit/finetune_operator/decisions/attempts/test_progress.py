@@ -9,7 +9,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import RECORDED, Attempt, Counts, Reach
 from finetune_operator.decisions.attempts import progress
-from finetune_operator.observed.pods import Pod, PodCondition
+from finetune_operator.observed.facts.pods import Pod, PodCondition
 from finetune_operator.observed.world import Progress
 from tests.unit.finetune_operator.decisions.simulation import Cluster
 

@@ -10,7 +10,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.pods import PodCondition
 from finetune_operator.observed.world import Progress
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, second
 from tests.unit.finetune_operator.plans import kinds

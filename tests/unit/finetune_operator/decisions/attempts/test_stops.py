@@ -12,8 +12,8 @@ from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.lost import LOST_GRACE
-from finetune_operator.observed.pods import PodCondition
+from finetune_operator.observed.facts.lost import LOST_GRACE
+from finetune_operator.observed.facts.pods import PodCondition
 from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts, interrupted, priced, second
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
