@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
 
         return cleanup(bundle, storage)
     if step == FETCH:
-        from finetune_trainer.base.model_cache import ModelCache
+        from finetune_trainer.base.cache.model_cache import ModelCache
         from finetune_trainer.handover.fetch import fetch
 
         with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):

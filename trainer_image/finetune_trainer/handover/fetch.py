@@ -13,7 +13,7 @@ from time import perf_counter
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
-from finetune_trainer.base.model_cache import DamagedError, ModelCache, key_of
+from finetune_trainer.base.cache.model_cache import DamagedError, ModelCache, key_of
 from finetune_trainer.base.model_files import Files, copy_files, require_unchanged
 from finetune_trainer.handover.prepared import Prepared, read_model_files
 from finetune_trainer.pod.failure import failure_of

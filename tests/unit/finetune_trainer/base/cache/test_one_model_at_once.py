@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.base import cache_reservations, model_cache
-from finetune_trainer.base.cache_reservations import Reservation
-from finetune_trainer.base.model_cache import ABANDONED_SECONDS, ModelCache
-from tests.unit.finetune_trainer.base.test_model_cache import FILES, cache, keys, other_store, written_model
+from finetune_trainer.base.cache import model_cache, reservations
+from finetune_trainer.base.cache.model_cache import ABANDONED_SECONDS, ModelCache
+from finetune_trainer.base.cache.reservations import Reservation
+from tests.unit.finetune_trainer.base.cache.test_model_cache import FILES, cache, keys, other_store, written_model
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_pods_that_reserve_one_model_need_its_room_once_and_none_if_it_is_stored
     assert not own.store("d", FILES, source) or "c" in keys(tmp_path), "the pods that wait for it would store it again"
 
 
-WATCHED = {model_cache.__file__, cache_reservations.__file__}
+WATCHED = {model_cache.__file__, reservations.__file__}
 WAITING = {"_wait_for_clock", "_now", "_clock"}
 """Functions that run for different numbers of lines."""
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.base import model_cache
-from finetune_trainer.base.model_cache import ABANDONED_SECONDS, DamagedError, ModelCache, key_of
+from finetune_trainer.base.cache import model_cache
+from finetune_trainer.base.cache.model_cache import ABANDONED_SECONDS, DamagedError, ModelCache, key_of
 
 FILES = {"config.json": 2, "model.safetensors": 1000}
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.base.cache_room import Entry, to_evict
+from finetune_trainer.base.cache.room import Entry, to_evict
 
 ENTRIES = st.lists(
     st.builds(Entry, st.uuids().map(str), st.integers(0, 100), st.floats(0, 100), st.booleans()), max_size=8

@@ -22,8 +22,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from finetune_trainer.base.cache_reservations import GONE, Reservation, before, reservations, reserve, to_come
-from finetune_trainer.base.cache_room import Entry, to_evict
+from finetune_trainer.base.cache.reservations import GONE, Reservation, before, reservations, reserve, to_come
+from finetune_trainer.base.cache.room import Entry, to_evict
 from finetune_trainer.base.model_files import Files, Pins
 from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.heartbeat import beat
