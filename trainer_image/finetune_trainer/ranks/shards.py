@@ -1,7 +1,8 @@
 """A model whose weights are sharded over the ranks: its shards, and how the ranks call it together.
 
-`finetune_trainer.model.sharding` shards a model. Each forward pass of such a model gathers weights from all ranks. So
-all ranks have to call it equally often, and a rank that has nothing left to compute repeats a pass for the others."""
+`finetune_trainer.model.parameters.sharding` shards a model. Each forward pass of such a model gathers weights from all
+ranks. So all ranks have to call it equally often, and a rank that has nothing left to compute repeats a pass for the
+others."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext

@@ -16,7 +16,7 @@ from finetune_api.spec.training import GradientCheckpointing, Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
 from finetune_trainer.preflight.prediction import MOST_TOKENS, halved
 from finetune_trainer.ranks.group import gather

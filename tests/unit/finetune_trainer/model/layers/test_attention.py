@@ -27,9 +27,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from finetune_trainer.model import attention
-from finetune_trainer.model.attention import per_document_attention
 from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.layers import attention
+from finetune_trainer.model.layers.attention import per_document_attention
 from finetune_trainer.model.loss import frozen_head, token_losses
 from tests.unit.finetune_trainer import small_runs
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, prepared_model, tiny_llama

@@ -18,8 +18,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from transformers.models.llama import modeling_llama as llama
 
-from finetune_trainer.model.attention import prefer_cudnn
-from finetune_trainer.model.fused_lora import fused_lora
+from finetune_trainer.model.layers.attention import prefer_cudnn
+from finetune_trainer.model.layers.fused_lora import fused_lora
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 def _mlp(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if not _is_llamas(type(module).forward, llama.LlamaMLP.forward) or not _is_silu(module.act_fn):
         return None
-    from finetune_trainer.model.fused_kernels import runs_on, swiglu
+    from finetune_trainer.model.layers.fused_kernels import runs_on, swiglu
 
     mlp: Any = module
 
@@ -116,7 +116,7 @@ def _is_silu(activation: object) -> bool:
 def _rotary(
     plain: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
-    from finetune_trainer.model.fused_kernels import rotary, takes_rotary
+    from finetune_trainer.model.layers.fused_kernels import rotary, takes_rotary
 
     if unsqueeze_dim == 1 and takes_rotary(q, cos) and takes_rotary(k, cos):
         return rotary(q, cos, sin), rotary(k, cos, sin)

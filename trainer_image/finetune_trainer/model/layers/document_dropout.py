@@ -20,7 +20,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 try:
     from torch.func import _random as keyed
 except ImportError:  # PyTorch 2.11. The fallback gives the same numbers and takes seven times as long on a CPU.
-    from finetune_trainer.model import philox as keyed  # type: ignore[no-redef]
+    from finetune_trainer.model.layers import philox as keyed  # type: ignore[no-redef]
 
 
 def drop_by_document(model: nn.Module) -> None:

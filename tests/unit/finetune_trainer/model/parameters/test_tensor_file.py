@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from finetune_trainer.model import tensor_file
-from finetune_trainer.model.tensor_file import DTYPES, open_tensors, write_tensors
+from finetune_trainer.model.parameters import tensor_file
+from finetune_trainer.model.parameters.tensor_file import DTYPES, open_tensors, write_tensors
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 tensors = st.builds(

@@ -25,8 +25,8 @@ from finetune_api.spec.method import ComputeDtype, MethodType, Quantization
 from finetune_trainer.base.base_model import known
 from finetune_trainer.base.chosen_modules import MAMBAS
 from finetune_trainer.base.composite import is_composite
-from finetune_trainer.model.attention import use_document_attention
-from finetune_trainer.model.experts import use_experts
+from finetune_trainer.model.layers.attention import use_document_attention
+from finetune_trainer.model.layers.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import disk_work
 from finetune_trainer.pod.rank import by_rank

@@ -19,9 +19,9 @@ from finetune_trainer.base.composite import IN_CHECKPOINTS, adapter_in_memory
 from finetune_trainer.base.model_files import ADAPTER_WEIGHTS
 from finetune_trainer.base.previous_adapter import PEFT_BIAS
 from finetune_trainer.base.weights_fit import is_tied
-from finetune_trainer.model.document_dropout import drop_by_document
-from finetune_trainer.model.experts import use_expert_adapters
-from finetune_trainer.model.targets import adapter_targets, freeze_images, reads_images, train_whole
+from finetune_trainer.model.layers.document_dropout import drop_by_document
+from finetune_trainer.model.layers.experts import use_expert_adapters
+from finetune_trainer.model.parameters.targets import adapter_targets, freeze_images, reads_images, train_whole
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.shards import is_shard, is_sharded
 from finetune_trainer.sizing.saved_modules import PEFT_PREFIX

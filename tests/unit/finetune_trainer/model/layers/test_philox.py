@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.model import philox
+from finetune_trainer.model.layers import philox
 
 WORDS = st.integers(0, 2**64 - 1)
 

@@ -11,15 +11,15 @@ from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, OPTConf
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import ComputeDtype, Method, MethodType, Quantization, QuantizationType
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import (
+from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.parameters.loading import (
     choose_device,
     greedy_generation,
     load_model,
     mixed_precision,
     switch_dropout_off,
 )
-from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer.conftest import save_model
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, tiny_llama

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import MethodType
-from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import frozen_head
-from finetune_trainer.model.targets import tuned_modules
-from finetune_trainer.model.tensor_file import write_tensors
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.targets import tuned_modules
+from finetune_trainer.model.parameters.tensor_file import write_tensors
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node

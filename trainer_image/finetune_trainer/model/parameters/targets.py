@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from finetune_trainer.base.composite import is_composite, is_tuned
 from finetune_trainer.base.experts import DOWN, GATE_UP
-from finetune_trainer.model.experts import is_experts
+from finetune_trainer.model.layers.experts import is_experts
 from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
 
 

@@ -8,8 +8,8 @@ import torch
 
 from finetune_api.spec.method import Method
 from finetune_trainer.base.composite import is_tuned
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.trainable import make_trainable, trained_weights
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import make_trainable, trained_weights
 from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
 from tests.unit.finetune_trainer.model_families import COMPOSITE, Family, save_family
 

@@ -12,9 +12,9 @@ from torch import nn
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import as_published, make_trainable, trainable_parameters
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import as_published, make_trainable, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer.model_families import Family, gpt2, llama_tied, phi, save_family
 from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama

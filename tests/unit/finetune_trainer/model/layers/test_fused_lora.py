@@ -12,11 +12,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.random_models import quantize
 from finetune_api.spec.method import Method
-from finetune_trainer.model import fused_lora as fused_lora_module
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.fused_lora import _is_fusible, fused_lora
+from finetune_trainer.model.layers import fused_lora as fused_lora_module
+from finetune_trainer.model.layers.fused_lora import _is_fusible, fused_lora
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama
 
 ROWS = examples([24, 7, 40])

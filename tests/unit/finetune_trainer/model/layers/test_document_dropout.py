@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch, micro_batches
-from finetune_trainer.model.document_dropout import document_masks
-from finetune_trainer.model.trainable import attach_lora
+from finetune_trainer.model.layers.document_dropout import document_masks
+from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer.small_runs import example, examples, tiny_llama
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finetune_api.spec.method import Method, MethodType
-from finetune_trainer.model.experts import NAME
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.targets import adapter_targets
-from finetune_trainer.model.trainable import make_trainable, trained_weights
+from finetune_trainer.model.layers.experts import NAME
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.targets import adapter_targets
+from finetune_trainer.model.parameters.trainable import make_trainable, trained_weights
 from tests.unit.finetune_trainer.model_families import EXPERTS, Family, save_family
 
 CPU = torch.device("cpu")

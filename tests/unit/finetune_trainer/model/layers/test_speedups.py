@@ -21,9 +21,9 @@ from transformers import (
 
 from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch
+from finetune_trainer.model.layers.speedups import Speedups, use_speedups
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.speedups import Speedups, use_speedups
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
 from tests.unit.finetune_trainer.small_runs import SIZES, examples, fresh_accelerator, prepared_model, tiny_llama
 
 NONE = Speedups(**{field.name: False for field in fields(Speedups)})
@@ -35,7 +35,7 @@ ROWS = examples([24, 7, 40])
 @pytest.fixture
 def kernels() -> Iterator[None]:
     """Runs the Triton kernels with Triton's interpreter, because the tests have no GPU."""
-    name, before = "finetune_trainer.model.fused_kernels", triton.knobs.runtime.interpret
+    name, before = "finetune_trainer.model.layers.fused_kernels", triton.knobs.runtime.interpret
     loaded = sys.modules.pop(name, None)
     triton.knobs.runtime.interpret = True
     yield
@@ -135,7 +135,7 @@ def test_the_model_is_unchanged_afterwards() -> None:
 def test_rotary_equals_transformers_for_every_shape(dtype: torch.dtype, heads: int, size: int) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    from finetune_trainer.model.fused_kernels import rotary, takes_rotary
+    from finetune_trainer.model.layers.fused_kernels import rotary, takes_rotary
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 11, heads, size, generator=generator).to(dtype).transpose(1, 2).requires_grad_()
