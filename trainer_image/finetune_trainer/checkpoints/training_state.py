@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from finetune_trainer.model.parameters.tensor_file import DTYPES
 from finetune_trainer.model.parameters.trainable import trained_weights
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.ranks.shards import fill
 
 MODEL, OPTIMIZER = "model/", "optimizer/"

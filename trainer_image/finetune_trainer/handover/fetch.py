@@ -17,7 +17,7 @@ from finetune_trainer.base.cache.model_cache import DamagedError, ModelCache, ke
 from finetune_trainer.base.model_files import Files, copy_files, require_unchanged
 from finetune_trainer.handover.prepared import Prepared, read_model_files
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.storage.job_storage import JobStorage
 
 FOLDER, FETCHED = "fetched-model", "fetched-model.json"

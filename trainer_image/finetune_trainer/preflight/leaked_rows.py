@@ -21,7 +21,7 @@ from finetune_trainer.copies.deduplicate import asked, said
 from finetune_trainer.copies.leaks import MOSTLY, leaks, with_several
 from finetune_trainer.copies.near_duplicates import MULTIPLIER, SHINGLE, VERY_SHORT, hashes_of, ngrams, words_of
 from finetune_trainer.copies.openings import over_material
-from finetune_trainer.pod.heartbeat import attended, phase
+from finetune_trainer.pod.liveness.heartbeat import attended, phase
 from finetune_trainer.rows.row_format import DOCUMENT, Message, final_answer, system_of
 from finetune_trainer.tokens.row_notes import RowNotes, plain
 from finetune_trainer.tokens.row_store import Rows

@@ -18,7 +18,7 @@ from finetune_trainer.copies.openings import Openings
 from finetune_trainer.handover.prepared import REGRESSION, place
 from finetune_trainer.metrics.metric_choice import require_metric
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT
 from finetune_trainer.rows.cleaning import Cleaner
 from finetune_trainer.rows.reading import read_rows

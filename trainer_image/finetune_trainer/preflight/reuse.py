@@ -15,7 +15,7 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch, look_up, place_in_cache, store
 from finetune_trainer.handover.trainer_version import trainer_version
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.preflight.gather import Gathered, gather
 from finetune_trainer.preflight.gathered_files import load_gathered, save_gathered
 from finetune_trainer.sources.findings import Findings

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, failure_of
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.pod.termination import check_stop, stop_requested
 from finetune_trainer.ranks.group import between_gpus, gather, new_connections
 from finetune_trainer.ranks.peers import peer_lost

@@ -25,7 +25,7 @@ from finetune_trainer.model.parameters.loading import load_model, whole_model
 from finetune_trainer.model.parameters.sharding import CPU, collected, load_sharded, shard
 from finetune_trainer.model.parameters.targets import train_whole
 from finetune_trainer.model.parameters.trainable import as_published, hold_in_fp32, make_trainable
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.ranks.shards import is_sharded, release

@@ -27,7 +27,7 @@ from finetune_trainer.model.layers.speedups import DEFAULT, Speedups, use_speedu
 from finetune_trainer.model.loss import token_losses
 from finetune_trainer.model.parameters.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beat, phase, stepped
+from finetune_trainer.pod.liveness.heartbeat import beat, phase, stepped
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks.division import shares
 from finetune_trainer.ranks.gradients import clip_shards, sum_gradients, without_gradient

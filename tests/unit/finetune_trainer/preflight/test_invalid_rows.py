@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, run, with_dataset, written
 

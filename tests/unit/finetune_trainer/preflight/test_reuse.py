@@ -20,7 +20,7 @@ from finetune_trainer.handover.prepared_cache import LOCAL
 from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.handover.renewed import RENEWED_AFTER
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight import gather as gathering
 from finetune_trainer.preflight import reuse
 from finetune_trainer.preflight.recipe import preflight

@@ -26,7 +26,7 @@ from finetune_trainer.base.cache.reservations import GONE, Reservation, before, 
 from finetune_trainer.base.cache.room import Entry, to_evict
 from finetune_trainer.base.model_files import Files, Pins
 from finetune_trainer.pod.at_once import each_at_once
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.storage.claims.writes import make_durable
 from finetune_trainer.storage.files import COPY_BYTES
 

@@ -28,7 +28,7 @@ from finetune_trainer.base.composite import is_composite
 from finetune_trainer.model.layers.attention import use_document_attention
 from finetune_trainer.model.layers.experts import use_experts
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import disk_work
+from finetune_trainer.pod.liveness.heartbeat import disk_work
 from finetune_trainer.pod.rank import by_rank
 from finetune_trainer.pod.scratch import bytes_in
 from finetune_trainer.ranks.group import gather

@@ -28,7 +28,7 @@ from finetune_trainer.model.parameters.loading import load_model
 from finetune_trainer.model.parameters.targets import tuned_modules
 from finetune_trainer.model.parameters.tensor_file import write_tensors
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import attended, disk_work
+from finetune_trainer.pod.liveness.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node
 from finetune_trainer.ranks.group import gather
 from finetune_trainer.ranks.shards import connected, is_shard, is_sharded, mesh, send

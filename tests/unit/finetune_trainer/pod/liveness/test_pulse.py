@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.pod import watchdog
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS
-from finetune_trainer.pod.pulse import START_SECONDS, Pulse, Sign
+from finetune_trainer.pod.liveness import watchdog
+from finetune_trainer.pod.liveness.heartbeat import LEAST_SECONDS
+from finetune_trainer.pod.liveness.pulse import START_SECONDS, Pulse, Sign
 from finetune_trainer.pod.rank import Place
 
 

@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from finetune_trainer.pod import heartbeat, watchdog
-from finetune_trainer.pod.heartbeat import (
+from finetune_trainer.pod.liveness import heartbeat, watchdog
+from finetune_trainer.pod.liveness.heartbeat import (
     LEAST_SECONDS,
     attended,
     beat,
@@ -21,8 +21,8 @@ from finetune_trainer.pod.heartbeat import (
     stepped,
     waited,
 )
+from finetune_trainer.pod.liveness.watchdog import stall
 from finetune_trainer.pod.progress import Progress
-from finetune_trainer.pod.watchdog import stall
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from finetune_api.reasons import FAILURES, FailureReason
 CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
 LIMITS = """
 import ctypes, time
-from finetune_trainer.pod import heartbeat, watchdog
+from finetune_trainer.pod.liveness import heartbeat, watchdog
 heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS, watchdog.LOOK_SECONDS = 1.5, 0.5, 0.1
 """
 """A stall shows after two seconds, which is long for a busy machine."""

@@ -28,9 +28,9 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import Condition, ConditionType, FineTuneJobStatus, attempt_of
 from finetune_api.status.reading import read_status
 from finetune_trainer.pod.failure import StopRequested, Superseded
-from finetune_trainer.pod.heartbeat import beat
-from finetune_trainer.pod.job_status import SERVICE_ACCOUNT, JobStatus
-from finetune_trainer.pod.refusals import REFUSALS, Refusals
+from finetune_trainer.pod.liveness.heartbeat import beat
+from finetune_trainer.pod.status.job_status import SERVICE_ACCOUNT, JobStatus
+from finetune_trainer.pod.status.refusals import REFUSALS, Refusals
 from finetune_trainer.pod.termination import is_reported, stop_because
 
 PROGRESS_TIMEOUT_SECONDS = 3.0

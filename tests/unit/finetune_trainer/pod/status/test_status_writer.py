@@ -18,9 +18,10 @@ from finetune_api.bundle import JobIdentity
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import ConditionType, FineTuneJobStatus, Training
 from finetune_api.status.preflight import Preflight
-from finetune_trainer.pod import status_writer, termination
+from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status import status_writer
+from finetune_trainer.pod.status.status_writer import StatusWriter
 
 JOB = JobIdentity(namespace="team", name="tickets", uid="u-1", generation=3)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from finetune_api.reasons import FAILURES, FailureReason
-from finetune_trainer.pod import heartbeat
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.fuse import set_fuse
-from finetune_trainer.pod.pulse import Pulse
+from finetune_trainer.pod.liveness import heartbeat
+from finetune_trainer.pod.liveness.fuse import set_fuse
+from finetune_trainer.pod.liveness.pulse import Pulse
 from finetune_trainer.pod.rank import by_rank, place
 from finetune_trainer.pod.termination import stop_requested
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.bundle import JobIdentity
-from finetune_trainer.pod.heartbeat import LEAST_SECONDS, quiet_work
+from finetune_trainer.pod.liveness.heartbeat import LEAST_SECONDS, quiet_work
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
