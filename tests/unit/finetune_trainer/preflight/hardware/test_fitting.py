@@ -10,12 +10,20 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.changes import changes
-from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
-from finetune_trainer.preflight.prediction import estimates, loads, more_gpus, setups_of
+from finetune_trainer.preflight.hardware.changes import changes
+from finetune_trainer.preflight.hardware.fitting import require_fit, require_gpu_type
+from finetune_trainer.preflight.hardware.prediction import estimates, loads, more_gpus, setups_of
 from finetune_trainer.sizing.memory import predict
 from finetune_trainer.sizing.model_shape import ModelShape
-from tests.unit.finetune_trainer.preflight.test_prediction import DATA, FULL, LORA, QLORA, SHAPE, resolved, spec
+from tests.unit.finetune_trainer.preflight.hardware.test_prediction import (
+    DATA,
+    FULL,
+    LORA,
+    QLORA,
+    SHAPE,
+    resolved,
+    spec,
+)
 
 L4 = GpuType(name="l4", memory="18Gi", price_per_hour="0.80")
 H100 = GpuType(name="h100", memory="81559Mi", price_per_hour="2.50")

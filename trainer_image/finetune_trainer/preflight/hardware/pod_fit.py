@@ -13,7 +13,7 @@ from finetune_api.spec.training import Publish
 from finetune_api.status.preflight import Advice, Estimate, Resolved
 from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.prediction import of_allowed, setups_of
+from finetune_trainer.preflight.hardware.prediction import of_allowed, setups_of
 from finetune_trainer.sizing.host_memory import CUDA, host_memory, memory_for_checkpoints
 from finetune_trainer.sizing.memory import Setup
 from finetune_trainer.sizing.model_shape import ModelShape

@@ -7,7 +7,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.dataset import Overlength
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.gather import Gathered
+from finetune_trainer.preflight.data.gather import Gathered
 from finetune_trainer.sources.findings import Findings, place_of
 from finetune_trainer.tokens.row_store import RowStore
 

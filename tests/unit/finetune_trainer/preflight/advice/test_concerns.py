@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.preflight.advice import CONCERNS, Facts, advise
-from finetune_trainer.preflight.row_advice import RowFacts
+from finetune_trainer.preflight.advice.concerns import CONCERNS, Facts, advise
+from finetune_trainer.preflight.advice.row_concerns import RowFacts
 from finetune_trainer.rows.readings import Noted, Reading, Readings
 
 GOOD = Facts(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import sqrt
 
 from finetune_api.status.preflight import ADVICE_LENGTH, Advice
-from finetune_trainer.preflight import row_advice
-from finetune_trainer.preflight.row_advice import RowFacts
+from finetune_trainer.preflight.advice import row_concerns
+from finetune_trainer.preflight.advice.row_concerns import RowFacts
 
 FEW_ROWS, FEW_ROWS_FOR_FULL = 50, 1000
 """Training rows below which gains are unlikely. Adapters: clear gains begin at 50 to 100 rows (OpenAI's fine-tuning
@@ -269,12 +269,12 @@ def _unused_patterns(facts: Facts) -> str | None:
 CONCERNS: dict[str, Callable[[Facts], str | None]] = {
     END_UNTRAINED: lambda facts: facts.untrained_end,
     "TestRowsLeak": _leaks,
-    "TurnsNotLearned": lambda facts: row_advice.not_learned(facts.rows),
-    "ValuesReadAsText": lambda facts: row_advice.values_as_text(facts.rows),
-    "ThoughtsLearned": lambda facts: row_advice.thoughts(facts.rows),
-    "ColumnUnused": lambda facts: row_advice.unused_columns(facts.rows),
+    "TurnsNotLearned": lambda facts: row_concerns.not_learned(facts.rows),
+    "ValuesReadAsText": lambda facts: row_concerns.values_as_text(facts.rows),
+    "ThoughtsLearned": lambda facts: row_concerns.thoughts(facts.rows),
+    "ColumnUnused": lambda facts: row_concerns.unused_columns(facts.rows),
     "PromptFormatInRows": _marks,
-    "SpecialTokensInText": lambda facts: row_advice.special_tokens_in_text(facts.rows),
+    "SpecialTokensInText": lambda facts: row_concerns.special_tokens_in_text(facts.rows),
     "FewRows": _few_rows,
     "FewSteps": _few_steps,
     "OneAnswerRepeated": _same_answer,

@@ -14,13 +14,13 @@ from finetune_api.spec.evaluation import MetricName
 from finetune_api.spec.gpu_type import GpuType
 from finetune_api.status.preflight import ADVICE_LENGTH, Advice, Resolved
 from finetune_trainer.preflight import recipe
-from finetune_trainer.preflight.prediction import DataSize, estimates, sized
-from finetune_trainer.preflight.slow_answers import slow_answers
+from finetune_trainer.preflight.advice.slow_answers import slow_answers
+from finetune_trainer.preflight.hardware.prediction import DataSize, estimates, sized
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle
-from tests.unit.finetune_trainer.preflight.test_prediction import LORA, resolved, spec
+from tests.unit.finetune_trainer.preflight.hardware.test_prediction import LORA, resolved, spec
 
 H100 = GpuType(name="h100", memory="81559Mi", price_per_hour="2.50")
 DATA = DataSize(np.full(1000, 500), np.full(1000, 100), longest=2000, answered=200, prompt=400)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.copies.deduplicate import prompt_key
-from finetune_trainer.preflight.leaked_rows import leaked_rows
+from finetune_trainer.preflight.data.leaked_rows import leaked_rows
 from finetune_trainer.rows.row_format import DOCUMENT, Message, Row
 from finetune_trainer.tokens.row_notes import RowNotes
 from finetune_trainer.tokens.row_store import PLACED, Example, Rows, RowStore, StoreWriter

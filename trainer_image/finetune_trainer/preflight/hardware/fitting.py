@@ -14,8 +14,8 @@ from finetune_api.spec.job import Compute, FineTuneJobSpec
 from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.changes import NO_MERGE, NO_METHOD, SMALLER, changes
-from finetune_trainer.preflight.prediction import (
+from finetune_trainer.preflight.hardware.changes import NO_MERGE, NO_METHOD, SMALLER, changes
+from finetune_trainer.preflight.hardware.prediction import (
     DataSize,
     first_plan,
     loads,

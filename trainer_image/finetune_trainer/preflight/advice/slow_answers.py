@@ -7,8 +7,8 @@ from finetune_api.bundle import Bundle, allowed_gpu_types
 from finetune_api.quantity import bytes_of
 from finetune_api.spec.evaluation import Baseline
 from finetune_api.status.preflight import Advice, Estimate, Resolved
-from finetune_trainer.preflight.pod_fit import planned_setup
-from finetune_trainer.preflight.prediction import DataSize, loads, work_of
+from finetune_trainer.preflight.hardware.pod_fit import planned_setup
+from finetune_trainer.preflight.hardware.prediction import DataSize, loads, work_of
 from finetune_trainer.sizing.memory import Setup, first_fit
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sizing.run_time import Work, answering_seconds, answers_together, divided

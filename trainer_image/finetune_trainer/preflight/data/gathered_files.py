@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_trainer.copies.deduplicate import Alike
 from finetune_trainer.handover.prepared import SIDES
-from finetune_trainer.preflight.gather import Gathered
+from finetune_trainer.preflight.data.gather import Gathered
 from finetune_trainer.rows.readings import Readings
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.tokens.row_notes import RowNotes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.split import hold_out, rows_to_test, rows_to_validate
+from finetune_trainer.preflight.data.split import hold_out, rows_to_test, rows_to_validate
 
 groups = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), min_size=3, max_size=300).filter(
     lambda keys: len(set(keys)) > 2

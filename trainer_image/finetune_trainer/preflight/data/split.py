@@ -10,7 +10,7 @@ from finetune_api.spec.dataset import Split
 from finetune_trainer.handover.prepared import SIDES, Side
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import phase
-from finetune_trainer.preflight.gather import Gathered
+from finetune_trainer.preflight.data.gather import Gathered
 from finetune_trainer.randomness import ranks_of_groups
 from finetune_trainer.tokens.row_store import PLACED, Rows
 

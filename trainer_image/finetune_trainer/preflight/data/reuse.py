@@ -16,8 +16,8 @@ from finetune_trainer.handover.prepared_cache import CachedRows, fetch, look_up,
 from finetune_trainer.handover.trainer_version import trainer_version
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import phase
-from finetune_trainer.preflight.gather import Gathered, gather
-from finetune_trainer.preflight.gathered_files import load_gathered, save_gathered
+from finetune_trainer.preflight.data.gather import Gathered, gather
+from finetune_trainer.preflight.data.gathered_files import load_gathered, save_gathered
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.local_files import sha256_of

@@ -15,9 +15,9 @@ from finetune_api.spec.method import MethodType
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.prepared import Example, Side
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.changes import alternative
-from finetune_trainer.preflight.fitting import require_fit
-from finetune_trainer.preflight.prediction import (
+from finetune_trainer.preflight.hardware.changes import alternative
+from finetune_trainer.preflight.hardware.fitting import require_fit
+from finetune_trainer.preflight.hardware.prediction import (
     DataSize,
     data_size,
     estimates,

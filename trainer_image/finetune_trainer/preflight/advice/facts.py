@@ -12,10 +12,10 @@ from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Side
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.advice import Facts
-from finetune_trainer.preflight.gather import Gathered
+from finetune_trainer.preflight.advice.concerns import Facts
+from finetune_trainer.preflight.advice.row_concerns import RowFacts
+from finetune_trainer.preflight.data.gather import Gathered
 from finetune_trainer.preflight.resolve import default_learning_rate
-from finetune_trainer.preflight.row_advice import RowFacts
 from finetune_trainer.sources.findings import Findings, place_of
 from finetune_trainer.tokens.row_notes import Mark
 from finetune_trainer.tokens.row_store import Rows, lengths, mixtures, supervised_counts

@@ -9,7 +9,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import MethodType
 from finetune_trainer.base.base_model import inspect_model
 from finetune_trainer.handover.prepared_place import work_prefix
-from finetune_trainer.preflight.prediction import data_size, loads, setups_of
+from finetune_trainer.preflight.hardware.prediction import data_size, loads, setups_of
 from finetune_trainer.sizing.memory import base_memory, predict
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer

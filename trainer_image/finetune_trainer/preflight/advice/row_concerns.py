@@ -1,6 +1,6 @@
 """Advice on how the columns and turns of the rows were read: each message gives the number of rows and the remedy.
 
-Pure functions over counts. `advice` lists these functions."""
+Pure functions over counts. `concerns` lists these functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -17,13 +17,13 @@ from finetune_api.spec.training import Publish
 from finetune_api.status.preflight import Estimate
 from finetune_trainer.base.base_model import BaseModel, inspect_model
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.preflight.pod_fit import require_memory, require_scratch, without_checkpoints
+from finetune_trainer.preflight.hardware.pod_fit import require_memory, require_scratch, without_checkpoints
 from finetune_trainer.preflight.recipe import prepare
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer
 from tests.unit.finetune_trainer.model_families import mixtral, save_family
-from tests.unit.finetune_trainer.preflight.test_prediction import FULL, LORA, SHAPE, resolved, spec
+from tests.unit.finetune_trainer.preflight.hardware.test_prediction import FULL, LORA, SHAPE, resolved, spec
 
 GIB = 2**30
 WHOLE, SHARDED = GpuType(name="large"), GpuType(name="small")

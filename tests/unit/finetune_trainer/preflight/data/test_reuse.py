@@ -21,8 +21,8 @@ from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.handover.renewed import RENEWED_AFTER
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status.status_writer import StatusWriter
-from finetune_trainer.preflight import gather as gathering
-from finetune_trainer.preflight import reuse
+from finetune_trainer.preflight.data import gather as gathering
+from finetune_trainer.preflight.data import reuse
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import (

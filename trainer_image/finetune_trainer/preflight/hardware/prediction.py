@@ -19,7 +19,7 @@ from finetune_api.spec.training import GradientCheckpointing
 from finetune_api.status.preflight import Estimate, Resolved
 from finetune_trainer.handover.few_shot import DRAWS
 from finetune_trainer.handover.prepared import Side
-from finetune_trainer.preflight.changes import alternative
+from finetune_trainer.preflight.hardware.changes import alternative
 from finetune_trainer.sizing.memory import (
     GENERATION_FACTOR,
     Load,
