@@ -74,8 +74,8 @@ def measure(path: Path) -> None:
         from finetune_trainer.base.model_files import copy_files
         from finetune_trainer.handover.prepared import read_prepared
         from finetune_trainer.model.isolation import sharing
-        from finetune_trainer.model.loading import choose_device, load_model, load_tokenizer
-        from finetune_trainer.model.trainable import make_trainable
+        from finetune_trainer.model.parameters.loading import choose_device, load_model, load_tokenizer
+        from finetune_trainer.model.parameters.trainable import make_trainable
         from finetune_trainer.storage.job_storage import open_storage
         from finetune_trainer.training.loop import training_steps
     bundle = read_bundle(path)

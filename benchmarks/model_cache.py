@@ -69,7 +69,7 @@ def _round(folder: Path, variables: dict[str, str]) -> dict[str, float]:
 def fetch_once(folder: Path) -> None:
     """Fetches the model of the bundle in `folder`. Prints what it leaves for the trainer."""
     from finetune_trainer.__main__ import read_bundle
-    from finetune_trainer.base.model_cache import ModelCache
+    from finetune_trainer.base.cache.model_cache import ModelCache
     from finetune_trainer.handover.fetch import FETCHED, fetch
     from finetune_trainer.storage.job_storage import open_storage
 

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.attention import use_document_attention
-from finetune_trainer.model.trainable import make_trainable, use_gradient_checkpointing
+from finetune_trainer.model.layers.attention import use_document_attention
+from finetune_trainer.model.parameters.trainable import make_trainable, use_gradient_checkpointing
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -114,8 +114,8 @@ def measure(folder: Path, method: memory.TrainedMethod, tokens: int) -> dict[str
     from finetune_api.spec.method import Method, MethodType
     from finetune_api.spec.training import Training
     from finetune_api.status.preflight import Resolved
-    from finetune_trainer.model.loading import load_model
-    from finetune_trainer.model.trainable import make_trainable
+    from finetune_trainer.model.parameters.loading import load_model
+    from finetune_trainer.model.parameters.trainable import make_trainable
     from finetune_trainer.training.loop import training_steps
 
     torch.manual_seed(0)

@@ -259,8 +259,8 @@ def train_ours(examples: Sequence[Example], held_out: Sequence[Example], steps: 
     from finetune_api.status.preflight import Resolved
     from finetune_trainer.handover.mixing import Mixture
     from finetune_trainer.model.batches import rows_of_step
-    from finetune_trainer.model.loading import load_model
-    from finetune_trainer.model.trainable import attach_lora
+    from finetune_trainer.model.parameters.loading import load_model
+    from finetune_trainer.model.parameters.trainable import attach_lora
     from finetune_trainer.training.loop import training_steps
 
     base = load_model(model_folder(), MethodType.LORA, torch.device("cpu"))

@@ -13,7 +13,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from benchmarks.random_models import SETTINGS, random_shape
 from finetune_trainer.evaluation.generation import write_answers
-from finetune_trainer.model.loading import greedy_generation
+from finetune_trainer.model.parameters.loading import greedy_generation
 from finetune_trainer.sizing.memory import GENERATION_FACTOR
 from finetune_trainer.sizing.run_time import LAYER_DECODE
 

@@ -9,8 +9,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.correctness import CPU, GROUPS, ROUNDING, attend, check, distance
 from benchmarks.gpu.record import Figure
-from finetune_trainer.model.attention import prefer_cudnn
-from finetune_trainer.model.experts import grouped
+from finetune_trainer.model.layers.attention import prefer_cudnn
+from finetune_trainer.model.layers.experts import grouped
 
 EXPERTS, INPUTS, OUTPUTS = 8, 64, 96
 ENDS = (40, 41, 41, 130, 200, 201, 300, 301)

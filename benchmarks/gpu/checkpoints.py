@@ -17,7 +17,7 @@ from benchmarks.gpu.record import Figure
 from finetune_api.spec import training as recipe
 from finetune_trainer.checkpoints.buffers import Buffers
 from finetune_trainer.checkpoints.training_state import live_state, misfit, restore
-from finetune_trainer.model.trainable import trainable_parameters
+from finetune_trainer.model.parameters.trainable import trainable_parameters
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.optimizer import make_optimizer
 

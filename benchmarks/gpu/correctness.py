@@ -19,11 +19,11 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.model.attention import TAKES_GROUPS, per_document_attention, use_document_attention
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.document_dropout import DocumentDropout, document_masks
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.model.trainable import (
+from finetune_trainer.model.layers.attention import TAKES_GROUPS, per_document_attention, use_document_attention
+from finetune_trainer.model.layers.document_dropout import DocumentDropout, document_masks
+from finetune_trainer.model.parameters.trainable import (
     attach_lora,
     make_trainable,
     trainable_parameters,
@@ -246,7 +246,7 @@ def _fused_lora(bench: Bench) -> Iterator[Figure]:
     reference = plain(small(CPU, torch.float32), rows())[1]
     model = small(bench.device, torch.bfloat16)
     fused = _step(bench, model)[1]
-    with patch("finetune_trainer.model.fused_lora._is_fusible", lambda *_: False):  # PEFT computes all layers
+    with patch("finetune_trainer.model.layers.fused_lora._is_fusible", lambda *_: False):  # PEFT computes all layers
         peft = _step(bench, model)[1]
     yield check("fused_lora, gradient from PEFT's", distance(fused, peft), DEEP)
     error = distance(peft, reference)

@@ -7,7 +7,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Figure
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import Training
-from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.training.loop import accumulate_gradients
 from finetune_trainer.training.memory_probe import StepLayout, find_plan

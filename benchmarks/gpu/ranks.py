@@ -14,8 +14,8 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.correctness import CPU, SAME, check, distance, rows, small
 from benchmarks.gpu.record import Figure
 from finetune_api.spec.method import Method, MethodType
-from finetune_trainer.model.sharding import shard
-from finetune_trainer.model.trainable import make_trainable, trainable_parameters
+from finetune_trainer.model.parameters.sharding import shard
+from finetune_trainer.model.parameters.trainable import make_trainable, trainable_parameters
 from finetune_trainer.ranks.environment import SURVIVES_GPU_ERRORS
 from finetune_trainer.ranks.group import between_gpus, finish, leave
 from finetune_trainer.ranks.shards import is_sharded, mesh, whole

@@ -64,7 +64,7 @@ def all_on() -> Any:
 
 def _default() -> Any:
     try:
-        return import_module("finetune_trainer.model.speedups").DEFAULT
+        return import_module("finetune_trainer.model.layers.speedups").DEFAULT
     except ImportError:
         return None
 

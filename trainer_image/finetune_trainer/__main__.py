@@ -37,15 +37,15 @@ from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Optimizer
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
+from finetune_trainer.pod.liveness.watchdog import watched
 from finetune_trainer.pod.rank import is_first, place
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import (
     failure_after_stop,
     handle_sigterm,
     write_failure,
     write_termination_message,
 )
-from finetune_trainer.pod.watchdog import watched
 from finetune_trainer.ranks.launcher import command_of, launch
 from finetune_trainer.ranks.nodes import Node
 from finetune_trainer.ranks.peers import handle_failed_peer
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
 
         return cleanup(bundle, storage)
     if step == FETCH:
-        from finetune_trainer.base.model_cache import ModelCache
+        from finetune_trainer.base.cache.model_cache import ModelCache
         from finetune_trainer.handover.fetch import fetch
 
         with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):

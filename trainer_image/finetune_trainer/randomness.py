@@ -2,8 +2,8 @@
 
 Rows are drawn by hashes and not by a library's generator, so that no new version of a library draws other rows. Draws
 that only estimate a figure come from NumPy's generator. Random numbers on tensors, those of dropout, are in
-`model.philox` and `model.document_dropout`. The adapter's first weights are PEFT's own draw, seeded in
-`model.trainable`.
+`model.layers.philox` and `model.layers.document_dropout`. The adapter's first weights are PEFT's own draw, seeded in
+`model.parameters.trainable`.
 """
 
 from collections.abc import Iterator

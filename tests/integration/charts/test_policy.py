@@ -13,7 +13,7 @@ from kubernetes import client
 from finetune_api import names
 from finetune_api.bundle import JobIdentity
 from finetune_trainer.pod.failure import Superseded
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from tests.integration import sample_status
 from tests.integration.charts.conftest import Shard, api_with, token_of
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from devcluster import Cluster
-from finetune_trainer.pod import status_writer
+from finetune_trainer.pod.status import status_writer
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.conftest import ROOT, SYSTEM, make_namespace
 from tests.integration.finetune_operator.kubelet import Kubelet, living_node

@@ -18,7 +18,7 @@ from finetune_api.bundle import Bundle, TerminationMessage
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
 from finetune_trainer.__main__ import read_bundle
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from tests.integration import sample_status
 from tests.integration.jobs import GPU
 from tests.integration.kube import PODS, Kube, Object

@@ -12,7 +12,7 @@ from finetune_api.reasons import FAILURES, FailureReason
 CODE = FAILURES[FailureReason.TRAINING_STALLED].exit_code
 BEGINNING = """
 import sys, time
-from finetune_trainer.pod import heartbeat, watchdog
+from finetune_trainer.pod.liveness import heartbeat, watchdog
 
 heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS = 3.0, 4.0
 

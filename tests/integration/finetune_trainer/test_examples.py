@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train.recipe import train

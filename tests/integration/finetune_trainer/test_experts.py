@@ -17,9 +17,9 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.training_state import live_state, restore
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.tensor_file import open_tensors
-from finetune_trainer.model.trainable import make_trainable, trained_weights
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.tensor_file import open_tensors
+from finetune_trainer.model.parameters.trainable import make_trainable, trained_weights
 from finetune_trainer.training.loop import Step, training_steps
 from finetune_trainer.training.optimizer import make_optimizer
 from tests.integration.finetune_trainer.trainings import prepare, run

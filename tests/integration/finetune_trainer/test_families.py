@@ -17,9 +17,9 @@ from finetune_trainer.base.chosen_modules import MAMBAS, NO_ADAPTER, NO_FOUR_BIT
 from finetune_trainer.base.composite import is_tuned
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.model.row_losses import row_losses
-from finetune_trainer.model.trainable import as_published, make_trainable, use_gradient_checkpointing
 from finetune_trainer.sizing.saved_modules import PEFT_PREFIX
 from finetune_trainer.training.loop import Step, accumulate_gradients, training_steps
 from tests.unit.finetune_trainer.model_families import ALONE, COMPOSITE, EXPERTS, FAMILIES, Family, save_family

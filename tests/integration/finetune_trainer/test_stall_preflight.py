@@ -32,14 +32,14 @@ def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMes
     ("patch", "phase"),
     [
         ("from finetune_trainer.base import base_model; base_model._tokenizer = hang", "inspecting the base model"),
-        ("from finetune_trainer.preflight import gather; gather.tokenize = hang", "reading the rows"),
+        ("from finetune_trainer.preflight.data import gather; gather.tokenize = hang", "reading the rows"),
         (
             "from finetune_trainer.copies.deduplicate import NearCopies; NearCopies.find = hang",
             "searching for near-duplicates",
         ),
-        ("from finetune_trainer.preflight import split; split.hold_out = hang", "splitting the rows"),
+        ("from finetune_trainer.preflight.data import split; split.hold_out = hang", "splitting the rows"),
         (
-            "from finetune_trainer.preflight import leaked_rows; leaked_rows.leaks = hang",
+            "from finetune_trainer.preflight.data import leaked_rows; leaked_rows.leaks = hang",
             "searching for leaked test rows",
         ),
         (

@@ -8,9 +8,10 @@ import pytest
 
 from finetune_api.bundle import JobIdentity
 from finetune_api.status.job import PREFLIGHT_MANAGER, ConditionType, attempt_manager
-from finetune_trainer.pod import refusals, termination
+from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import StopRequested, Superseded
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status import refusals
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from tests.integration import sample_status
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.jobs import Job, manifest

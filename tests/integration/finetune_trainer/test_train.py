@@ -13,9 +13,9 @@ from peft import PeftModel
 from finetune_api.spec.method import MethodType
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train.recipe import train

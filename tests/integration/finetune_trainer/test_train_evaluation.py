@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train import recipe as module
 from finetune_trainer.train.recipe import train

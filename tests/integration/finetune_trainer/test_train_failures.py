@@ -18,7 +18,7 @@ from finetune_api.status.job import ConditionType
 from finetune_trainer.__main__ import main
 from finetune_trainer.evaluation.recipe import Assessor
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import _Stop, handle_sigterm, stop_because
 from finetune_trainer.results import publish as publishing
 from finetune_trainer.storage.job_storage import JobStorage, open_storage

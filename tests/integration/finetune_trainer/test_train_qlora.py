@@ -15,9 +15,9 @@ from finetune_api.spec.method import MethodType
 from finetune_trainer.evaluation import base_measurement
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import load_model
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import make_trainable
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import make_trainable
 from finetune_trainer.train import tuning as module
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.statistics.evidence import Outcome
 from finetune_trainer.storage.job_storage import open_storage

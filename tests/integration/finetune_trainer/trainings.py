@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train.recipe import train
 from tests.unit.finetune_trainer.preflight_runs import run as prepare

@@ -20,9 +20,9 @@ class Speedups:
 def test_each_other_value_of_each_switch_is_measured_by_itself_and_all_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module: Any = ModuleType("finetune_trainer.model.speedups")
+    module: Any = ModuleType("finetune_trainer.model.layers.speedups")
     module.DEFAULT = Speedups()
-    monkeypatch.setitem(sys.modules, "finetune_trainer.model.speedups", module)
+    monkeypatch.setitem(sys.modules, "finetune_trainer.model.layers.speedups", module)
     assert switches._settings() == [
         ("as it is", Speedups()),
         ("norm=True", Speedups(norm=True)),
@@ -34,6 +34,6 @@ def test_each_other_value_of_each_switch_is_measured_by_itself_and_all_together(
 
 
 def test_a_trainer_without_switches_has_none_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "finetune_trainer.model.speedups", None)
+    monkeypatch.setitem(sys.modules, "finetune_trainer.model.layers.speedups", None)
     assert switches._settings() is None
     assert switches.all_on() is None

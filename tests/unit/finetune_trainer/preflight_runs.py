@@ -9,7 +9,7 @@ from finetune_api.status.job import FineTuneJobStatus
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.scratch import scratch_folder
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 

@@ -21,7 +21,7 @@ from finetune_trainer.evaluation.status import evaluation_status
 from finetune_trainer.evaluation.verdict import Cost, verdict
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
-from finetune_trainer.model.attention import use_document_attention
+from finetune_trainer.model.layers.attention import use_document_attention
 from finetune_trainer.results.results import Results
 from finetune_trainer.results.serving import QUESTION, Serving
 from finetune_trainer.rows.row_format import Message

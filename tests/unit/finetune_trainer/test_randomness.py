@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.handover.mixing import Mixture, rows_of_epoch
-from finetune_trainer.preflight.split import hold_out
+from finetune_trainer.preflight.data.split import hold_out
 from finetune_trainer.randomness import (
     bootstrap_counts,
     few_of_many,

@@ -29,7 +29,7 @@ from finetune_trainer.base.supported import require_supported
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
 from finetune_trainer.base.weights_fit import Vocabulary, is_tied, misfit, vocabulary_of
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.sizing.model_shape import HEADS, ModelShape, Sizes, model_shape
 from finetune_trainer.storage.job_storage import JobStorage, join
 

@@ -13,7 +13,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base.composite import PROCESSOR, is_composite
 from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, join
 

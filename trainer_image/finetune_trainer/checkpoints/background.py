@@ -5,7 +5,7 @@ from threading import Event, Thread, current_thread
 from time import thread_time
 
 from finetune_trainer.pod.failure import Cancelled
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 
 LAST_UPLOAD_SECONDS = 10.0
 """How long the end of an attempt waits for its last upload. If another rank has failed, the launcher kills this one

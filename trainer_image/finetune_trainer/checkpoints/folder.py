@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from typing import Any
 from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.storage.files import PATIENCE_SECONDS

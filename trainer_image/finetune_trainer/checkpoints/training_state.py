@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune_trainer.model.tensor_file import DTYPES
-from finetune_trainer.model.trainable import trained_weights
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.model.parameters.tensor_file import DTYPES
+from finetune_trainer.model.parameters.trainable import trained_weights
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.ranks.shards import fill
 
 MODEL, OPTIMIZER = "model/", "optimizer/"

@@ -11,7 +11,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.pod.progress import Progress
 
 BANDS = 16

@@ -17,7 +17,7 @@ from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.copies.embeddings import Embeddings, SentenceModel
 from finetune_trainer.copies.near_duplicates import NearDuplicates
 from finetune_trainer.copies.openings import Openings, material
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.rows.row_format import Message, Row
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import JobStorage

@@ -16,7 +16,7 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base.model_files import copy_files, fetch_settings
 from finetune_trainer.copies.clusters import Clusters
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.storage.job_storage import JobStorage
 

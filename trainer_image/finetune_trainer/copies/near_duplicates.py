@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from finetune_trainer.copies.clusters import BANDS, Clusters, width_of_bands
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 
 SHINGLE = 5
 """Number of consecutive words, or characters, of a shingle."""

@@ -18,10 +18,10 @@ from finetune_trainer.evaluation.recipe import Assessor, Baselines
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.model.isolation import describe, sharing
-from finetune_trainer.model.loading import greedy_generation, load_model
-from finetune_trainer.model.sharding import load_sharded
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model
+from finetune_trainer.model.parameters.sharding import load_sharded
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.ranks.group import agreed, gather
 
 

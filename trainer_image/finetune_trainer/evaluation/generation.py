@@ -22,10 +22,10 @@ from transformers import (
 from finetune_api.reasons import FailureReason
 from finetune_trainer.base.base_model import CONTEXT
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
-from finetune_trainer.model.attention import NAME
 from finetune_trainer.model.isolation import sharing
+from finetune_trainer.model.layers.attention import NAME
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.rows.row_format import THOUGHT_END, final_answer

@@ -20,8 +20,8 @@ from finetune_trainer.handover.few_shot import few_shot_draws, why_none
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example, Prepared
 from finetune_trainer.metrics.values import LIKELIHOODS
-from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.preflight.advice import END_UNTRAINED
+from finetune_trainer.pod.liveness.heartbeat import phase
+from finetune_trainer.preflight.advice.concerns import END_UNTRAINED
 from finetune_trainer.preflight.resolve import room_for
 from finetune_trainer.statistics.comparison import Comparison, compare
 from finetune_trainer.statistics.measurements import FewShot, Measured, Measurements

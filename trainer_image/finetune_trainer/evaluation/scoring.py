@@ -17,10 +17,10 @@ from finetune_trainer.evaluation.generation import Prompt, write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.handover.few_shot import Draw
 from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.parameters.sharding import in_step
 from finetune_trainer.model.row_losses import row_losses
-from finetune_trainer.model.sharding import in_step
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks.division import divided
 from finetune_trainer.sizing.memory import GENERATION_FACTOR

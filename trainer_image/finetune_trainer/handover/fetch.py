@@ -13,11 +13,11 @@ from time import perf_counter
 
 from finetune_api import names
 from finetune_api.bundle import Bundle
-from finetune_trainer.base.model_cache import DamagedError, ModelCache, key_of
+from finetune_trainer.base.cache.model_cache import DamagedError, ModelCache, key_of
 from finetune_trainer.base.model_files import Files, copy_files, require_unchanged
 from finetune_trainer.handover.prepared import Prepared, read_model_files
 from finetune_trainer.pod.failure import failure_of
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.storage.job_storage import JobStorage
 
 FOLDER, FETCHED = "fetched-model", "fetched-model.json"

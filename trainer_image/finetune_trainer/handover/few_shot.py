@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.randomness import few_of_many
 from finetune_trainer.rows.row_format import Message, system_of, thinks
 from finetune_trainer.tokens.render import PromptFormat

@@ -26,7 +26,7 @@ from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.handover.prepared_place import gone, place_of, used_manifest, write_manifest
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import own_pod
 from finetune_trainer.sources.cleaning_record import Change
 from finetune_trainer.storage.job_storage import JobStorage, join

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_api.reasons import FailureReason
-from finetune_trainer.model.attention import NAME, packed
+from finetune_trainer.model.layers.attention import NAME, packed
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.shards import with_peers
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune_trainer.model.attention import packed
 from finetune_trainer.model.batches import MicroBatch
+from finetune_trainer.model.layers.attention import packed
 
 CHUNK = {"cpu": 2**23}
 """Most logits in memory at a time, by device type. On a CPU they are few enough that the C library reuses the same

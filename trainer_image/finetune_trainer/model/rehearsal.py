@@ -21,9 +21,9 @@ from transformers.utils.logging import disable_progress_bar
 from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import GradientCheckpointing
 from finetune_trainer.base.rehearsal import Answer, Request
-from finetune_trainer.model.loading import load_without_weights
-from finetune_trainer.model.sharding import decoder_layers
-from finetune_trainer.model.trainable import make_trainable, use_gradient_checkpointing
+from finetune_trainer.model.parameters.loading import load_without_weights
+from finetune_trainer.model.parameters.sharding import decoder_layers
+from finetune_trainer.model.parameters.trainable import make_trainable, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure
 
 

@@ -11,8 +11,8 @@ from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches
 from finetune_trainer.model.isolation import sharing
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.sharding import in_step
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.model.parameters.sharding import in_step
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.pod.termination import check_stop
 from finetune_trainer.ranks.division import divided
 

@@ -2,7 +2,7 @@
 
 import time
 
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 
 INTERVAL_SECONDS = 10.0
 MEGABYTE = 1_000_000

@@ -10,7 +10,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.uris import has_scheme
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.ownership import published
 from finetune_trainer.storage.stores import CORRECT_URI

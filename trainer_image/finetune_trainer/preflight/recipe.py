@@ -34,26 +34,26 @@ from finetune_trainer.handover.prepared_cache import CachedRows
 from finetune_trainer.metrics.answer_kind import recognise
 from finetune_trainer.metrics.metric_choice import choose_metrics
 from finetune_trainer.pod.failure import Superseded, TrainerFailure
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.scratch import bytes_in, scratch_folder
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import failure_after_stop, write_failure
-from finetune_trainer.preflight.advice import advise
-from finetune_trainer.preflight.end_of_turn import untrained_end
-from finetune_trainer.preflight.facts import facts_of
-from finetune_trainer.preflight.fitting import require_fit, require_gpu_type
-from finetune_trainer.preflight.gather import Gathered
-from finetune_trainer.preflight.leaked_rows import leaked_rows
-from finetune_trainer.preflight.overlength import drop_overlong
+from finetune_trainer.preflight.advice.concerns import advise
+from finetune_trainer.preflight.advice.end_of_turn import untrained_end
+from finetune_trainer.preflight.advice.facts import facts_of
+from finetune_trainer.preflight.advice.slow_answers import slow_answers
+from finetune_trainer.preflight.data.gather import Gathered
+from finetune_trainer.preflight.data.leaked_rows import leaked_rows
+from finetune_trainer.preflight.data.overlength import drop_overlong
+from finetune_trainer.preflight.data.regression_rows import gather_regression
+from finetune_trainer.preflight.data.reuse import gather_or_reuse
+from finetune_trainer.preflight.data.split import split_rows
+from finetune_trainer.preflight.hardware.fitting import require_fit, require_gpu_type
+from finetune_trainer.preflight.hardware.pod_fit import require_memory, require_scratch, without_checkpoints
+from finetune_trainer.preflight.hardware.prediction import DataSize, data_size, of_allowed, sized
 from finetune_trainer.preflight.places import check_output, check_places
-from finetune_trainer.preflight.pod_fit import require_memory, require_scratch, without_checkpoints
-from finetune_trainer.preflight.prediction import DataSize, data_size, of_allowed, sized
-from finetune_trainer.preflight.regression_rows import gather_regression
 from finetune_trainer.preflight.rehearsal import Rehearse, rehearse_start, unrehearsed
 from finetune_trainer.preflight.resolve import LONGEST_BY_DEFAULT, lora_or_qlora, resolve, sequence_limit
-from finetune_trainer.preflight.reuse import gather_or_reuse
-from finetune_trainer.preflight.slow_answers import slow_answers
-from finetune_trainer.preflight.split import split_rows
 from finetune_trainer.sizing.model_shape import ModelShape
 from finetune_trainer.sources.findings import Findings
 from finetune_trainer.storage.job_storage import JobStorage

@@ -11,7 +11,7 @@ from finetune_trainer.base.base_model import BaseModel
 from finetune_trainer.base.rehearsal import Answer, Request
 from finetune_trainer.base.supported import PROVEN
 from finetune_trainer.handover.prepared import ADAPTER
-from finetune_trainer.pod.heartbeat import phase, quiet_work
+from finetune_trainer.pod.liveness.heartbeat import phase, quiet_work
 
 Rehearse = Callable[[Request, Path], Answer]
 """Returns what the start of a training would raise. The folder is for temporary files."""

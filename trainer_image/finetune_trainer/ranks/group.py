@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.pod.rank import Place, place
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.ranks.arrivals import arrival, awaited_arrivals

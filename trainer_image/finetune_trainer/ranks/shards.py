@@ -1,7 +1,8 @@
 """A model whose weights are sharded over the ranks: its shards, and how the ranks call it together.
 
-`finetune_trainer.model.sharding` shards a model. Each forward pass of such a model gathers weights from all ranks. So
-all ranks have to call it equally often, and a rank that has nothing left to compute repeats a pass for the others."""
+`finetune_trainer.model.parameters.sharding` shards a model. Each forward pass of such a model gathers weights from all
+ranks. So all ranks have to call it equally often, and a rank that has nothing left to compute repeats a pass for the
+others."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import StopRequested, failure_of
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.pod.termination import check_stop, stop_requested
 from finetune_trainer.ranks.group import between_gpus, gather, new_connections
 from finetune_trainer.ranks.peers import peer_lost

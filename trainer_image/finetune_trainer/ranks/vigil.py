@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from finetune_trainer.pod.pulse import Pulse, Sign
+from finetune_trainer.pod.liveness.pulse import Pulse, Sign
 from finetune_trainer.pod.rank import Place
 
 MARGIN_SECONDS = 30.0

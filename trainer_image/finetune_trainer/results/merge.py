@@ -19,7 +19,7 @@ from finetune_api.status.evaluation import Merged
 from finetune_trainer.base.composite import copy_processor
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.prepared import Example, Prepared
-from finetune_trainer.model.loading import greedy_generation, load_model, whole_model
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model, whole_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.group import on_each_node
 from finetune_trainer.sizing.host_memory import FILE_BYTES

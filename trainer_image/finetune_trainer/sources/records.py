@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Any, BinaryIO
 
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.sources.data_files import kind_of_file, open_data
 from finetune_trainer.sources.findings import Findings, InvalidRow
 from finetune_trainer.sources.json_rows import array_items, json_lines

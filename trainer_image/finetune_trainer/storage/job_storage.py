@@ -12,7 +12,7 @@ from typing import BinaryIO
 from finetune_api import globs, names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.at_once import each_at_once
-from finetune_trainer.pod.heartbeat import attended, quiet_work
+from finetune_trainer.pod.liveness.heartbeat import attended, quiet_work
 from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.storage.files import DATASET, MODEL, OUTPUT, PATIENCE_SECONDS, Files, Place
 from finetune_trainer.storage.stores import Stores

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import attended, beat
+from finetune_trainer.pod.liveness.heartbeat import attended, beat
 from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 

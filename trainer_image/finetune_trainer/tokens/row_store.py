@@ -18,7 +18,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.pod.heartbeat import beat
+from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.rows.row_format import Message, final_answer
 
 RECORD = np.dtype(

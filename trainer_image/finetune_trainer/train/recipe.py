@@ -12,10 +12,10 @@ from finetune_trainer.evaluation.recipe import Assessment, Assessor
 from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.handover.prepared_place import Renewal
 from finetune_trainer.pod.failure import Superseded
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.pod.scratch import scratch_folder
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import failure_after_stop, stop_deferred
 from finetune_trainer.ranks.group import on_each_node, on_first
 from finetune_trainer.results.merge import MergeFolders, merge

@@ -8,7 +8,7 @@ from finetune_api.status.evaluation import Evaluation
 from finetune_api.status.job import Artifacts, ConditionType, Training
 from finetune_trainer.evaluation.gates import require_passed, shortfall
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import write_failure
 
 TRAINED, EVALUATED = ConditionType.TRAINED, ConditionType.EVALUATED

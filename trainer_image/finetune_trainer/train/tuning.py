@@ -21,11 +21,11 @@ from finetune_trainer.base.model_files import ADAPTER_CONFIG
 from finetune_trainer.checkpoints.earlier_job import earlier_results
 from finetune_trainer.evaluation.verdict import Cost
 from finetune_trainer.handover.prepared import Prepared
-from finetune_trainer.model.loading import load_model, whole_model
-from finetune_trainer.model.sharding import CPU, collected, load_sharded, shard
-from finetune_trainer.model.targets import train_whole
-from finetune_trainer.model.trainable import as_published, hold_in_fp32, make_trainable
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.model.parameters.loading import load_model, whole_model
+from finetune_trainer.model.parameters.sharding import CPU, collected, load_sharded, shard
+from finetune_trainer.model.parameters.targets import train_whole
+from finetune_trainer.model.parameters.trainable import as_published, hold_in_fp32, make_trainable
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.ranks.shards import is_sharded, release

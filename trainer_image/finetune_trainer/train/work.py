@@ -16,9 +16,9 @@ from finetune_trainer.handover.fetch import said, take
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.model.batches import steps_per_epoch
-from finetune_trainer.model.loading import choose_device, load_tokenizer, mixed_precision
-from finetune_trainer.pod.heartbeat import phase
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.model.parameters.loading import choose_device, load_tokenizer, mixed_precision
+from finetune_trainer.pod.liveness.heartbeat import phase
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.ranks.group import slowest_node
 from finetune_trainer.results.serving import Serving, serving_of
 from finetune_trainer.storage.job_storage import JobStorage, join

@@ -21,13 +21,13 @@ from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import label_count, micro_batch, micro_batches, rows_of_step
-from finetune_trainer.model.document_dropout import document_masks
 from finetune_trainer.model.isolation import sharing
+from finetune_trainer.model.layers.document_dropout import document_masks
+from finetune_trainer.model.layers.speedups import DEFAULT, Speedups, use_speedups
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.speedups import DEFAULT, Speedups, use_speedups
-from finetune_trainer.model.trainable import trainable_parameters
+from finetune_trainer.model.parameters.trainable import trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beat, phase, stepped
+from finetune_trainer.pod.liveness.heartbeat import beat, phase, stepped
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks.division import shares
 from finetune_trainer.ranks.gradients import clip_shards, sum_gradients, without_gradient

@@ -16,9 +16,9 @@ from finetune_api.spec.training import GradientCheckpointing, Training
 from finetune_api.status.preflight import Resolved
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.isolation import sharing
-from finetune_trainer.model.trainable import trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
-from finetune_trainer.preflight.prediction import MOST_TOKENS, halved
+from finetune_trainer.preflight.hardware.prediction import MOST_TOKENS, halved
 from finetune_trainer.ranks.group import gather
 from finetune_trainer.ranks.shards import is_sharded
 from finetune_trainer.tokens.row_store import lengths, supervised_counts

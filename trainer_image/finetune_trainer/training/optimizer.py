@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from finetune_api.spec import training as recipe
-from finetune_trainer.model.trainable import trainable_parameters
+from finetune_trainer.model.parameters.trainable import trainable_parameters
 from finetune_trainer.sizing.memory import ADAM
 
 BETAS = (0.9, 0.999)

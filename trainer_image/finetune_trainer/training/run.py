@@ -22,9 +22,9 @@ from finetune_trainer.checkpoints.training_state import misfit, restore
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.prepared_place import Renewal, work_prefix
-from finetune_trainer.model.trainable import use_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import use_gradient_checkpointing
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure, failure_of
-from finetune_trainer.pod.heartbeat import phase
+from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.pod.rank import is_first, own_pod
 from finetune_trainer.pod.termination import (
     check_stop,

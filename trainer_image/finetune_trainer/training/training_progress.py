@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.quantity import gibibytes
 from finetune_api.status.job import Training
 from finetune_trainer.pod.progress import INTERVAL_SECONDS
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.pod.termination import results_kept, steps_done
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout

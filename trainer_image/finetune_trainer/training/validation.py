@@ -19,11 +19,11 @@ from finetune_api.status.preflight import Resolved
 from finetune_trainer.checkpoints.store import BestWeights
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.handover.prepared import Example
+from finetune_trainer.model.parameters.tensor_file import write_tensors
+from finetune_trainer.model.parameters.trainable import trained_weights
 from finetune_trainer.model.row_losses import row_losses
-from finetune_trainer.model.tensor_file import write_tensors
-from finetune_trainer.model.trainable import trained_weights
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import attended, disk_work
+from finetune_trainer.pod.liveness.heartbeat import attended, disk_work
 from finetune_trainer.pod.rank import is_first_of_node
 from finetune_trainer.ranks.shards import fill, send
 

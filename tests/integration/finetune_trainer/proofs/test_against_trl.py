@@ -9,9 +9,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_api.spec.method import Method
-from finetune_trainer.model.attention import NAME
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.trainable import make_trainable
+from finetune_trainer.model.layers.attention import NAME
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import make_trainable
 from tests.integration.finetune_trainer.proofs.runs import (
     STEPS,
     counting_rows,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batches
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters, use_gradient_checkpointing
 from finetune_trainer.training.loop import accumulate_gradients
 from tests.integration.finetune_trainer.proofs.runs import in_fp32
 from tests.integration.finetune_trainer.proofs.test_packing import CPU, EVEN, UNEVEN, distance

@@ -14,8 +14,8 @@ import yaml
 
 from finetune_api.spec.evaluation import MetricName
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.trainable import make_trainable
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import make_trainable
 from finetune_trainer.preflight.resolve import resolve
 from finetune_trainer.training.loop import training_steps
 from tests.integration.finetune_trainer.proofs.runs import counting_rows

@@ -14,7 +14,7 @@ from finetune_api.spec.method import Method
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import micro_batch, micro_batches
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training.loop import accumulate_gradients
 from tests.unit.finetune_trainer.small_runs import example, examples, fresh_accelerator, tiny_llama
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from finetune_api.spec.method import Method
 from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.training_state import live_state, misfit, restore
-from finetune_trainer.model.loading import load_model
-from finetune_trainer.model.sharding import shard
-from finetune_trainer.model.trainable import make_trainable, trained_weights, use_gradient_checkpointing
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.sharding import shard
+from finetune_trainer.model.parameters.trainable import make_trainable, trained_weights, use_gradient_checkpointing
 from finetune_trainer.pod.rank import is_first
 from finetune_trainer.ranks.shards import whole
 from finetune_trainer.training.loop import Step, training_steps

@@ -11,9 +11,9 @@ from torch import nn
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.evaluation.scoring import Evaluator
-from finetune_trainer.model.loading import greedy_generation, load_model, load_tokenizer
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model, load_tokenizer
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.pod.rank import place
 from finetune_trainer.ranks import gradients
 from finetune_trainer.ranks.group import (

@@ -11,7 +11,7 @@ from torch import nn
 from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
-from finetune_trainer.model.sharding import _shard
+from finetune_trainer.model.parameters.sharding import _shard
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.training.checkpointing import checkpoints as module

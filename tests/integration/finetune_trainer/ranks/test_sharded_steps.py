@@ -12,13 +12,13 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method, MethodType
 from finetune_trainer.base.composite import is_tuned
 from finetune_trainer.evaluation.scoring import Evaluator
-from finetune_trainer.model import sharding
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import greedy_generation, load_model, load_tokenizer
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.sharding import collected, decoder_layers, shard
-from finetune_trainer.model.targets import train_whole
-from finetune_trainer.model.trainable import make_trainable
+from finetune_trainer.model.parameters import sharding
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model, load_tokenizer
+from finetune_trainer.model.parameters.sharding import collected, decoder_layers, shard
+from finetune_trainer.model.parameters.targets import train_whole
+from finetune_trainer.model.parameters.trainable import make_trainable
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.ranks.gradients import clip_shards
 from finetune_trainer.ranks.shards import is_shard, own_shard, release

@@ -86,7 +86,7 @@ def test_a_job_goes_on_with_another_number_of_processes(job: Any, tmp_path: Path
 
 
 KILLED = "os.kill(os.getpid(), 9)"
-STALLED = "from finetune_trainer.pod import heartbeat; heartbeat.LEAST_SECONDS = 3.0; time.sleep(1000)"
+STALLED = "from finetune_trainer.pod.liveness import heartbeat; heartbeat.LEAST_SECONDS = 3.0; time.sleep(1000)"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_one_rank_fails_and_all_end_with_its_cause(
 
 
 STOPPED = """
-from finetune_trainer.pod import heartbeat, watchdog
+from finetune_trainer.pod.liveness import heartbeat, watchdog
 heartbeat.LEAST_SECONDS, watchdog.MARGIN_SECONDS = 3.0, 1.0
 time.sleep(1.5)
 os.kill(os.getpid(), 19)
@@ -141,7 +141,7 @@ def test_a_rank_that_is_stopped_while_the_other_one_waits_is_named(rank: int, jo
 
 
 HANGS = """
-from finetune_trainer.pod import heartbeat
+from finetune_trainer.pod.liveness import heartbeat
 from finetune_trainer.ranks import group
 class Never:
     def is_completed(self):
@@ -240,7 +240,7 @@ def test_after_sigterm_a_checkpoint_has_the_weights_of_its_step_also_without_the
 def test_a_slow_rank_is_waited_for(job: Any, tmp_path: Path) -> None:
     bundle = job(runPolicy={"stallTimeoutSeconds": 60})
     slow = """
-        from finetune_trainer.pod import heartbeat
+        from finetune_trainer.pod.liveness import heartbeat
         heartbeat.LEAST_SECONDS = 2.0
         heartbeat.patience = lambda wanted: 2.0
     """

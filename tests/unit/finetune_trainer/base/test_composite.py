@@ -15,7 +15,7 @@ from finetune_trainer.base.base_model import inspect_model
 from finetune_trainer.base.chosen_modules import require_modules
 from finetune_trainer.base.composite import PROCESSOR, is_tuned, language_model
 from finetune_trainer.base.supported import require_supported
-from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.parameters.loading import load_model
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_tokenizer

@@ -23,7 +23,7 @@ from finetune_trainer.base.experts import (
     stack_of,
     stacked,
 )
-from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.parameters.loading import load_model
 from finetune_trainer.sizing.model_shape import Sizes, model_shape
 from tests.unit.finetune_trainer.model_families import EXPERTS, Family, save_family
 

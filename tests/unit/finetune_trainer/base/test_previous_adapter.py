@@ -27,8 +27,8 @@ def save_adapter(base: Path, folder: Path, **lora: Any) -> Path:
     import torch
 
     from finetune_api.spec.method import Method, MethodType
-    from finetune_trainer.model.loading import load_model
-    from finetune_trainer.model.trainable import attach_lora
+    from finetune_trainer.model.parameters.loading import load_model
+    from finetune_trainer.model.parameters.trainable import attach_lora
 
     model = load_model(base, MethodType.LORA, torch.device("cpu"))
     attach_lora(model, Method.model_validate({"lora": lora}), seed=0).save_pretrained(

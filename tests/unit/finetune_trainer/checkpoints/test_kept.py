@@ -8,7 +8,7 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beats, patience
+from finetune_trainer.pod.liveness.heartbeat import beats, patience
 from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage
 from tests.unit.finetune_trainer.storage.test_job_storage import Place, claim_place, local_place, place, s3_place

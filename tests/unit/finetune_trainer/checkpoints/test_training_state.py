@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from finetune_api.spec.training import Optimizer as Kind
 from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.training_state import live_state, misfit, restore
-from finetune_trainer.model.tensor_file import open_tensors
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.model.parameters.tensor_file import open_tensors
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.training.optimizer import make_optimizer
 
 

@@ -33,8 +33,8 @@ from finetune_trainer.evaluation.generation import (
     shared_beginning,
     write_answers,
 )
-from finetune_trainer.model.loading import greedy_generation, load_model
-from tests.unit.finetune_trainer.model.test_attention import gpt2
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model
+from tests.unit.finetune_trainer.model.layers.test_attention import gpt2
 from tests.unit.finetune_trainer.model_families import (
     COMPOSITE,
     Family,

@@ -20,7 +20,7 @@ from finetune_trainer.evaluation import kept_answers, scoring
 from finetune_trainer.evaluation.generation import write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.scoring import Evaluator
-from finetune_trainer.model.loading import greedy_generation
+from finetune_trainer.model.parameters.loading import greedy_generation
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.statistics.measurements import Answer
 from finetune_trainer.storage.job_storage import open_storage

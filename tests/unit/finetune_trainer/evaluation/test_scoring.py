@@ -13,8 +13,8 @@ from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.handover.few_shot import Draw
 from finetune_trainer.handover.mixing import draw_rows
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.loading import greedy_generation
 from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.parameters.loading import greedy_generation
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.statistics.measurements import perplexity
 from tests.unit.finetune_trainer.small_runs import examples, fresh_accelerator, tiny_llama

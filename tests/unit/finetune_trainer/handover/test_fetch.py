@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.base.model_cache import ModelCache
+from finetune_trainer.base.cache.model_cache import ModelCache
 from finetune_trainer.handover.fetch import FETCHED, FOLDER, Fetched, fetch, take
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.termination import StopRequested

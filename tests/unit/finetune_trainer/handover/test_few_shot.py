@@ -15,7 +15,7 @@ from finetune_trainer.handover.few_shot import (
     with_examples,
 )
 from finetune_trainer.handover.prepared import Example
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.render import prompt_format
 from tests.unit.finetune_trainer.small_runs import example, turns

@@ -27,11 +27,11 @@ from finetune_api.spec.method import Method
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.isolation import Sharing, describe, leak, sharing
 from finetune_trainer.model.loss import token_losses
+from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.model.row_losses import row_losses
-from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from tests.unit.finetune_trainer import small_runs
-from tests.unit.finetune_trainer.model.test_attention import FAMILIES, Family
+from tests.unit.finetune_trainer.model.layers.test_attention import FAMILIES, Family
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, prepared_model, tiny_llama
 
 ROWS = examples([20, 24, 60, 90, 28])

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.spec.method import Method
-from finetune_trainer.model.attention import use_document_attention
 from finetune_trainer.model.batches import micro_batch
-from finetune_trainer.model.experts import use_experts
+from finetune_trainer.model.layers.attention import use_document_attention
+from finetune_trainer.model.layers.experts import use_experts
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import attach_lora
+from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.sizing import device, memory
 from finetune_trainer.sizing.model_shape import ModelShape, model_shape
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, example, fresh_accelerator

@@ -9,7 +9,7 @@ from finetune_api.spec.method import Lora, LoraBias, Method
 from finetune_trainer.model import loss
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import frozen_head, token_losses
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters
 from finetune_trainer.training.loop import accumulate_gradients
 from tests.unit.finetune_trainer.model_families import phi
 from tests.unit.finetune_trainer.small_runs import VOCABULARY, examples, fresh_accelerator, prepared_model, tiny_llama

@@ -17,9 +17,9 @@ from finetune_api.spec.training import GradientCheckpointing
 from finetune_trainer.base.rehearsal import Answer, Request
 from finetune_trainer.base.supported import PROVEN
 from finetune_trainer.base.weights_fit import is_tied
-from finetune_trainer.model.loading import load_model, load_without_weights
+from finetune_trainer.model.parameters.loading import load_model, load_without_weights
+from finetune_trainer.model.parameters.trainable import make_trainable, trained_weights
 from finetune_trainer.model.rehearsal import rehearse
-from finetune_trainer.model.trainable import make_trainable, trained_weights
 from finetune_trainer.preflight.rehearsal import needs_rehearsal, rehearse_apart
 from tests.unit.finetune_trainer.conftest import MakeBundle
 from tests.unit.finetune_trainer.model_families import (

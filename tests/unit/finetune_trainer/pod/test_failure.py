@@ -89,12 +89,12 @@ def test_a_row_that_an_error_quotes_never_reaches_the_status() -> None:
 
 
 def test_a_crash_is_named_with_its_place_in_the_trainer() -> None:
-    from finetune_trainer.preflight.split import hold_out
+    from finetune_trainer.preflight.data.split import hold_out
 
     with pytest.raises(TypeError) as caught:
         hold_out([1, 2], None, 0)  # type: ignore[list-item]
     assert failure_of(caught.value).message.startswith("TypeError in ")
-    assert "(preflight/split.py:" in failure_of(caught.value).message
+    assert "(preflight/data/split.py:" in failure_of(caught.value).message
 
 
 def test_the_status_has_the_remedy_unless_the_pod_received_sigterm() -> None:

@@ -8,7 +8,7 @@ import pytest
 from finetune_api.reasons import FailureReason
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle

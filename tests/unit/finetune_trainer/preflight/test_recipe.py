@@ -16,7 +16,7 @@ from finetune_trainer.handover.prepared import Prepared, read_prepared
 from finetune_trainer.handover.prepared_place import Renewal, used_manifest, work_prefix
 from finetune_trainer.handover.renewed import RENEWED_AFTER
 from finetune_trainer.pod.failure import Cancelled, TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
 from finetune_trainer.storage import documents
 from finetune_trainer.storage.job_storage import open_storage

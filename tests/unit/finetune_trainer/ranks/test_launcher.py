@@ -128,7 +128,7 @@ time.sleep(1000)
 SIGNS = """
 import threading
 from finetune_trainer.pod.failure import PeerFailed
-from finetune_trainer.pod.pulse import Pulse
+from finetune_trainer.pod.liveness.pulse import Pulse
 
 def sign(allowed):
     pulse = Pulse(here)

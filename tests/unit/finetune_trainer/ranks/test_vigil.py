@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.pod.pulse import START_SECONDS, Pulse
+from finetune_trainer.pod.liveness.pulse import START_SECONDS, Pulse
 from finetune_trainer.pod.rank import Place
 from finetune_trainer.ranks.vigil import MARGIN_SECONDS, SUSPICIOUS_SECONDS, Vigil, why_silent
 

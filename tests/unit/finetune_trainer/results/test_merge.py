@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method, MethodType
-from finetune_trainer.model.loading import load_model
+from finetune_trainer.model.parameters.loading import load_model
+from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.model.row_losses import row_losses
-from finetune_trainer.model.trainable import attach_lora
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.results.merge import ANSWERED, MergedMeasured, MergeFolders, answered_rows, compare_merged, merge
 from finetune_trainer.statistics.measurements import Answer, Measured

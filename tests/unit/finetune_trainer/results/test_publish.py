@@ -15,7 +15,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method
 from finetune_api.status.job import Artifacts
 from finetune_trainer.handover.prepared_place import work_prefix
-from finetune_trainer.model.trainable import attach_lora
+from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
 from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results, weights_kept

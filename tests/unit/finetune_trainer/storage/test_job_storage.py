@@ -14,7 +14,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beats, patience
+from finetune_trainer.pod.liveness.heartbeat import beats, patience
 from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 from finetune_trainer.storage.s3 import files as s3_module
 

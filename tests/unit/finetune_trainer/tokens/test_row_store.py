@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.rows.row_format import Message
 from finetune_trainer.tokens.row_store import (
     PACK,

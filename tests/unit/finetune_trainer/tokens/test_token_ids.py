@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import MethodType
-from finetune_trainer.model.loading import greedy_generation, load_model
+from finetune_trainer.model.parameters.loading import greedy_generation, load_model
 from tests.unit.finetune_trainer.conftest import MakeBundle, save_model, save_tokenizer, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, run
 

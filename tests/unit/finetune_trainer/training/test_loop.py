@@ -16,7 +16,7 @@ from finetune_api.spec.training import Training
 from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Example
 from finetune_trainer.model.batches import rows_of_step
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training.loop import PATIENCE, Divergence, Step, accumulate_gradients, training_steps
 from tests.unit.finetune_trainer.small_runs import (

@@ -12,7 +12,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import Method
 from finetune_api.spec.training import GradientCheckpointing, Training
 from finetune_api.status.preflight import Resolved
-from finetune_trainer.model.trainable import attach_lora, trainable_parameters, uses_gradient_checkpointing
+from finetune_trainer.model.parameters.trainable import attach_lora, trainable_parameters, uses_gradient_checkpointing
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.training import memory_probe
 from finetune_trainer.training.loop import accumulate_gradients

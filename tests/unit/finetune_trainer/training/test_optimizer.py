@@ -11,7 +11,7 @@ from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import Optimizer, Training
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import make_trainable, trainable_parameters
+from finetune_trainer.model.parameters.trainable import make_trainable, trainable_parameters
 from finetune_trainer.training.optimizer import make_optimizer, state_bytes
 from tests.unit.finetune_trainer.model_families import FAMILIES, Family
 from tests.unit.finetune_trainer.small_runs import examples, tiny_llama

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune_trainer.model.tensor_file import open_tensors
+from finetune_trainer.model.parameters.tensor_file import open_tensors
 from finetune_trainer.training import run_state as module
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout

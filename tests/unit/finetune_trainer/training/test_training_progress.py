@@ -9,7 +9,7 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.status_writer import StatusWriter
+from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.run_state import RunState

@@ -13,10 +13,10 @@ from finetune_api.spec.method import Method, MethodType
 from finetune_api.spec.training import EarlyStopping, Publish, Training
 from finetune_trainer.model.batches import micro_batch
 from finetune_trainer.model.loss import token_losses
-from finetune_trainer.model.trainable import as_published, attach_lora, make_trainable, trainable_parameters
-from finetune_trainer.pod import heartbeat
+from finetune_trainer.model.parameters.trainable import as_published, attach_lora, make_trainable, trainable_parameters
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.liveness import heartbeat
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.training import validation as module
 from finetune_trainer.training.validation import KeptWeights, Validation, without_gain
 from tests.unit.finetune_trainer import small_runs

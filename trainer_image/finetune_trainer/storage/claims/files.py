@@ -9,7 +9,7 @@ from typing import BinaryIO
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.storage.claims.failures import failure_of_claim
 from finetune_trainer.storage.claims.paths import Volume, volume_of
 from finetune_trainer.storage.claims.writes import link, put, remove, remove_empty

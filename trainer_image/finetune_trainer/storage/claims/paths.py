@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune_api import claims
-from finetune_trainer.pod.heartbeat import attended, beat
+from finetune_trainer.pod.liveness.heartbeat import attended, beat
 
 _LOST_AND_FOUND = "lost+found"
 """A folder of the file systems ext3 and ext4, which only root can read."""

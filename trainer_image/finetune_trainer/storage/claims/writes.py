@@ -10,7 +10,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import BinaryIO
 
-from finetune_trainer.pod.heartbeat import attended
+from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.storage.claims.paths import Volume
 
 TRIES = 3

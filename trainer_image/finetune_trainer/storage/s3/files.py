@@ -18,7 +18,7 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec import profile
 from finetune_trainer.pod.at_once import AT_ONCE
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.pod.positioned import Ranges
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.storage.files import DATASET, PATIENCE_SECONDS, Place, everywhere

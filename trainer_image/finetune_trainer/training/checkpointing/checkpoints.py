@@ -10,8 +10,8 @@ from finetune_trainer.checkpoints.buffers import bytes_of
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.checkpoints.training_state import live_state
-from finetune_trainer.model.trainable import trained_weights
-from finetune_trainer.pod.heartbeat import quiet_work
+from finetune_trainer.model.parameters.trainable import trained_weights
+from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.pod.termination import seconds_left, stop_requested
 from finetune_trainer.ranks.shards import trains_shards
 from finetune_trainer.storage.files import PATIENCE_SECONDS

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.store import BestWeights, CheckpointStore
-from finetune_trainer.model.tensor_file import open_tensors
+from finetune_trainer.model.parameters.tensor_file import open_tensors
 from finetune_trainer.pod.failure import Cancelled, Superseded
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.training.checkpointing.telling import tell_failed

@@ -13,7 +13,7 @@ import pytest
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
-from finetune_trainer.pod.heartbeat import beats
+from finetune_trainer.pod.liveness.heartbeat import beats
 from finetune_trainer.storage.claims import files as claim_files
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 
