@@ -123,7 +123,9 @@ def test_a_file_that_was_replaced_by_another_one_of_the_same_size_is_not_trained
     storage = open_storage(make_bundle(model={"uri": str(model)}))
     copy_files(storage, str(model), found.files, tmp_path / "before", found.pins)
     (model / name).write_bytes(b"{}".ljust((model / name).stat().st_size))
-    with pytest.raises(TrainerFailure, match=rf"{name} was replaced after preflight had read it. Let nothing") as caught:
+    with pytest.raises(
+        TrainerFailure, match=rf"{name} was replaced after preflight had read it. Let nothing"
+    ) as caught:
         copy_files(storage, str(model), found.files, tmp_path / "train", found.pins)
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 
