@@ -24,6 +24,8 @@ GONE_SECONDS = 150.0
 PHASE_SECONDS = 180.0
 """How long a job may take to come into a phase."""
 _PAUSE_SECONDS = 0.2
+_STEPS = {"Validating": "preflight", "Running": "train"}
+"""The step of the pod at work, by the state of the job."""
 
 
 @dataclass
@@ -88,7 +90,8 @@ class Watcher:
 
     def _look(self) -> None:
         status = self.job.status()
-        pod = pod_at_work(self.job) if status.get("state") in ("Validating", "Running") else None
+        step = _STEPS.get(status.get("state", ""))
+        pod = pod_at_work(self.job, step) if step else None
         phase = phase_of(status, log_of(self.lane.scene, pod) if pod else "")
         if pod and phase is not Phase.PREFLIGHT:
             self._journals.setdefault(journal_of(self.lane.scene, pod), [])
