@@ -47,7 +47,7 @@ lock: venv ## resolve the dependencies anew, with hashes and no index address
 		echo $${package#*:} | $(COMPILE) - --no-deps --output-file locks/$${package%%:*}.txt; done
 
 .PHONY: generate
-generate: venv ## write the CRDs, their copy in the chart and the API reference from the models
+generate: venv ## write the CRDs, their copy in the chart, docs/api.md and docs/messages.md
 	@$(PYTHON) crds/generate.py
 
 .PHONY: verify
