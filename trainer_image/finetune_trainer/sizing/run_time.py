@@ -80,7 +80,7 @@ class Work:
 
 def divided(work: Work, gpus: int) -> Work:
     """Returns the most work that one of `gpus` GPUs has. They share the rows of each step and the
-    test rows, and the others wait for it. Each one loads the whole model."""
+    test rows, and the others wait for it. The loading of the model is not divided here."""
     share = ceil(work.rows / gpus) / work.rows
     return replace(
         work,

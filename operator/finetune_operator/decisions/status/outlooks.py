@@ -43,7 +43,7 @@ def training(
             message += f" The job fails at {waits_until:%Y-%m-%d %H:%M} UTC if no other node can run the pod by then."
         return Outlook(State.QUEUED, "WaitingForGPU", message)
     messages = {
-        Stage.PUBLISHING: "The adapter and the report are being written to spec.output.uri.",
+        Stage.PUBLISHING: "The weights and the report are being written to spec.output.uri.",
         Stage.EVALUATING: "The tuned model is compared with the base model on the test rows.",
         Stage.TRAINING: f"Training attempt {record.number} is running.",
     }
