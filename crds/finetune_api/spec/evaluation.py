@@ -162,7 +162,8 @@ class Evaluation(ApiModel):
     answers, no answers are generated. Default: chosen from the training answers. JSON (at least 90% of the answers
     are an object or array): FieldMatch, ValidJSON, ExactMatch, TokenF1, ROUGE and BLEU. Labels (2 to 200 different
     answers of one line and at most 64 characters, on average at least 10 rows per answer): ExactMatch, MacroF1,
-    MacroPrecision, MacroRecall. Other answers: TokenF1, ExactMatch, ROUGE1, ROUGE2, ROUGEL, BLEU. Rows of format Text: Loss."""
+    MacroPrecision, MacroRecall. Other answers: TokenF1, ExactMatch, ROUGE1, ROUGE2, ROUGEL, BLEU. Rows of format
+    Text: Loss."""
     baselines: Baselines = Field(default=[Baseline.BASE, Baseline.FEW_SHOT])
     """Models to compare the tuned model with. The verdict compares with the best of them. Base: the base model in
     bfloat16 with the same prompts; under QLoRA, if this does not fit the device, the base model in 4 bits. FewShot:
