@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api import claims, hub, names
-from finetune_api.bundle import (
-    bucket_of,
-    no_gpu_type,
-    storage_of,
-    unknown_bucket,
-    uris_of,
-)
+from finetune_api.bundle import bucket_of, no_gpu_type, storage_of, unknown_bucket, uris_of
 from finetune_api.conflicts import conflicts, normal
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import Claims, FineTuneProfileSpec, Hub, Storage
@@ -54,9 +48,9 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
         remedy = "Update the operator, or create the job with fields that this version knows."
         return Obstacle(_unreadable(world), final=False, remedy=remedy)
     # A job that has begun found all objects once. Missing objects are expected to come back, so the job waits.
-    begun = world.preflight is not None or world.has_requested_gpu or world.status.is_true(ConditionType.VALIDATED)
+    begun = _has_begun(world)
     # A suspended job may be created before the objects that it names.
-    late = now - world.created >= GRACE and not begun and not world.spec.suspend
+    late = now - _awaited_since(world, now) >= GRACE and not begun and not world.spec.suspend
     if world.profile_error:
         unread = f"This version of the operator cannot read FineTuneProfile {world.spec.profile_name}"
         return Obstacle(f"{unread}: {world.profile_error}", final=False)
@@ -89,6 +83,22 @@ def obstacle(world: World, now: datetime) -> Obstacle | None:
     if not begun and (missing := _no_checkpoints(world, world.spec, world.profile, late)):
         return missing
     return _unfit_account(world, world.spec, late)
+
+
+def _has_begun(world: World) -> bool:
+    """Whether a pod of the job was created. The pod of one that was suspended during its preflight is gone, but the
+    digest of its bundle is on record."""
+    known = world.status.is_true(ConditionType.VALIDATED) or world.status.bundle_digest is not None
+    return known or world.preflight is not None or world.has_requested_gpu
+
+
+def _awaited_since(world: World, now: datetime) -> datetime:
+    """Return since when the job waits for the objects that it names: since it was created or last resumed."""
+    suspended = world.status.condition(ConditionType.SUSPENDED)
+    if suspended is None:
+        return world.created
+    # The status still says that it is suspended: it was resumed just now.
+    return now if suspended.status == "True" else max(world.created, suspended.last_transition_time)
 
 
 def told_of_unread(world: World) -> str:

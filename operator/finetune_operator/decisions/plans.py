@@ -9,7 +9,6 @@ from finetune_operator.decisions import preflights
 from finetune_operator.decisions.attempts import records
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.plan import Event, Plan
-from finetune_operator.decisions.status import outlooks
 from finetune_operator.decisions.status.conditions import Outlook, is_written, operator_status
 from finetune_operator.observed.causes.workloads import NORMAL_HOLDS
 from finetune_operator.observed.child_jobs import Run
@@ -113,5 +112,6 @@ def _events(world: World, outlook: Outlook, history: History) -> list[Event]:
     ready = world.status.condition(ConditionType.READY)
     if outlook.reason in _STAGES or (ready is not None and ready.reason == outlook.reason):
         return []
-    again = f"{history.counts.attempts}/{len(history.preflights)}" if outlook.reason == outlooks.RETRYING else ""
-    return [Event("Warning" if outlook.failure else "Normal", outlook.reason, outlook.message, again)]
+    # A job can be suspended, resumed and suspended again, and its budget can be raised and reached again.
+    occurrence = f"{world.generation}/{history.counts.attempts}/{len(history.preflights)}"
+    return [Event("Warning" if outlook.failure else "Normal", outlook.reason, outlook.message, occurrence)]

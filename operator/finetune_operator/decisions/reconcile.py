@@ -215,7 +215,8 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
             pause = min(verdict.at - now, limit) if limit else verdict.at - now
             return plans.proceed(world, outlook, history, now, requeue_after=pause)
         avoided = verdict.avoided
-    number = last.number + 1 if last else 1
+    # A record can be gone: a person edited the status, or a later version wrote it. The count still tells its number.
+    number = max(last.number if last else 0, history.counts.attempts) + 1
     halvings = retries.halvings(history.counts)
     gpu = gpu_choice.of_next_attempt(world)
     assert gpu is not None  # `admission.obstacle` has looked

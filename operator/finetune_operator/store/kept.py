@@ -14,7 +14,7 @@ from finetune_api import names
 from finetune_api.conflicts import normal
 from finetune_api.status.job import ConditionType, State
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.facts.leftovers import part, time_to_keep
+from finetune_operator.observed.facts.leftovers import has_own_checkpoint, part, time_to_keep
 from finetune_operator.observed.facts.pods import Object, Pod
 from finetune_operator.observed.world import Key, Progress
 
@@ -68,6 +68,8 @@ class KeptJob:
     """Whether the job has requested a GPU."""
     authors: tuple[tuple[str, int], ...] = ()
     """Type of each condition that an attempt wrote, and the number of the attempt."""
+    has_own_checkpoint: bool = field(default=False, compare=False)
+    """Whether a job with spec.resumeFrom has a later checkpoint than the one that it began with."""
     progress: Progress = field(default=_NO_PROGRESS, compare=False)
     """Does not count as a change, so that progress starts no decision."""
 
@@ -84,6 +86,12 @@ class KeptJob:
     def may_write(self) -> bool:
         """Whether the job can still write to its output: it has passed its preflight and has not ended."""
         return self.is_validated and not self.has_ended and not self.deleting
+
+    def needs_earlier_checkpoints(self, now: datetime) -> bool:
+        """Whether a job with spec.resumeFrom still needs the checkpoints with which it began. So does a failed one that
+        has no others: until its own time is over, a person may let another job start from them."""
+        is_kept = self.keep is not None and self.ended_at is not None and now < self.ended_at + self.keep
+        return not self.has_own_checkpoint and (is_kept or not self.has_ended)
 
     @classmethod
     def parse(cls, raw: Object) -> "KeptJob":
@@ -118,6 +126,7 @@ class KeptJob:
             keep=time_to_keep(spec, status),
             is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
+            has_own_checkpoint=has_own_checkpoint(status),
             authors=() if ended else _authors(metadata.get("managedFields", [])),
             progress=Progress.parse(status["training"]) if "training" in status and not ended else _NO_PROGRESS,
         )

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from threading import RLock
 from typing import Any
 
@@ -12,7 +13,7 @@ from finetune_operator.observed.world import Key
 from finetune_operator.store.kept import KeptJob, KeptName, KeptPod, KeptProfile, KeptRun
 from finetune_operator.store.outputs import Outputs
 from finetune_operator.store.own_writes import OwnWrites
-from finetune_operator.store.resumption import Resumers, has_own_checkpoint
+from finetune_operator.store.resumption import Resumers
 from finetune_operator.store.table import Table
 from finetune_operator.store.turns import Turns
 
@@ -129,10 +130,11 @@ class Store:
         """Return whether a cleanup of this job may be created now. There are at most `most` that can start or hold a
         pod, and `most_in_namespace` in each namespace. A turn that is not used is taken back, see `Turns`.
 
-        A job has no turn while another job that resumes from it has no checkpoint of its own."""
+        A job has no turn while another job that resumes from it needs its checkpoints."""
+        now = datetime.now(UTC)
         with self._lock:
             resumers = [resumer for uid in self._resumers.of(job.key) if (resumer := self._jobs.get(uid))]
-            if not all(has_own_checkpoint(resumer) for resumer in resumers):
+            if any(resumer.needs_earlier_checkpoints(now) for resumer in resumers):
                 return False
             busy = self._busy_cleanups() - {job.uid}
             beside = Counter(owner.key[0] for uid in busy if (owner := self._jobs.get(uid)) is not None)

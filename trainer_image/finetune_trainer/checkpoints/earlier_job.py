@@ -72,7 +72,8 @@ def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
         return TrainerFailure(
             FailureReason.SPEC_INVALID,
             f"{FIELD}: FineTuneJob {_name(bundle)} has no checkpoints{where}. It stored none, or they were deleted.",
-            "Remove spec.resumeFrom, and the job starts with the first step.",
+            "If that job has a spec.resumeFrom itself, name the job that it names. Or remove spec.resumeFrom, and the "
+            "job starts with the first step.",
         )
     fields = next((sentence for fact, sentence in FIELDS_OF.items() if fact in said[0]), "")
     return TrainerFailure(

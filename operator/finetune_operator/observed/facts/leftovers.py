@@ -21,6 +21,17 @@ def time_to_keep(spec: Object, status: Object) -> timedelta | None:
     return timedelta(seconds=part(spec, "runPolicy").get("keepCheckpointsSeconds", KEEP_CHECKPOINTS_SECONDS))
 
 
+def has_own_checkpoint(status: Object) -> bool:
+    """Whether an attempt of a job with spec.resumeFrom has stored a later checkpoint than the one with which the first
+    attempt began.
+
+    The records of a job with more than ten attempts may no longer show it. Then the answer is no."""
+    attempts = [*status.get("attempts", []), status.get("training", {})]
+    begun = [attempt["resumedFromStep"] for attempt in attempts if "resumedFromStep" in attempt]
+    stored = [attempt["checkpointStep"] for attempt in attempts if "checkpointStep" in attempt]
+    return bool(begun) and max((*begun, *stored)) > min(begun)
+
+
 def part(whole: Object, name: str) -> Object:
     """Return this object in another one; an empty one if there is none, or something else in its place."""
     found = whole.get(name)

@@ -331,6 +331,13 @@ def at(attempt: int, begun: int | None, stored: int | None = None) -> Object:
     return {name: value for name, value in told.items() if value is not None}
 
 
+def failing(ended: datetime, reason: str = "GPUOutOfMemory", **more: Any) -> Object:
+    """The status of a job that has failed. `more`: a further condition by its type."""
+    end = {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": ended.isoformat()}
+    others = [{"type": type, "status": status} for type, status in more.items()]
+    return {"state": "Failed", "conditions": [end, *others], "counts": {"attempts": 1}}
+
+
 NEEDING = {
     "just created": {},
     "suspended": {"state": "Suspended"},
@@ -342,6 +349,8 @@ NEEDING = {
         "attempts": [{"number": 1, "name": "a1", "resumedFromStep": 40, "checkpointStep": 40}],
         "training": at(2, 40),
     },
+    "it has failed before its first checkpoint": {**failing(NOW), "training": at(1, 40, 40)},
+    "it has failed before its first step": failing(NOW),
 }
 INDEPENDENT = {
     "it has a later checkpoint": {"state": "Running", "training": at(1, 40, 41)},
@@ -354,7 +363,10 @@ INDEPENDENT = {
         "attempts": [{"number": 1, "name": "a1", "resumedFromStep": 40}],
         "training": at(2, 60),
     },
-    "it has failed": {"state": "Failed", "conditions": []},
+    "it has failed after its own checkpoint": {**failing(NOW), "training": at(1, 40, 41)},
+    "it has failed, and its own time is over": {**failing(NOW - WEEK), "training": at(1, 40, 40)},
+    "it has failed, and its own checkpoints are deleted": failing(NOW, CheckpointsDeleted="True"),
+    "its preflight has refused it": {"state": "Failed", "conditions": failing(NOW, "SpecInvalid")["conditions"]},
     "it is complete": {"state": "Complete", "conditions": []},
 }
 

@@ -116,7 +116,8 @@ def test_a_job_without_checkpoints_cannot_be_resumed_from(first: Bundle) -> None
     assert found.reason is FailureReason.SPEC_INVALID
     assert found.message.startswith(
         f"spec.resumeFrom.name: FineTuneJob tickets has no checkpoints below {first.spec.output.uri}. "
-        "It stored none, or they were deleted. Remove spec.resumeFrom"
+        "It stored none, or they were deleted. If that job has a spec.resumeFrom itself, name the job that it names. "
+        "Or remove spec.resumeFrom"
     )
 
 

@@ -178,3 +178,14 @@ def test_jobs_of_attempts_that_are_no_longer_on_record_go_and_count_no_more() ->
     assert plan.delete_jobs == ["tickets-12345678-a1", "tickets-12345678-a2"]
     assert plan.status is not None
     assert plan.status["counts"] == {"attempts": 12, "interruptions": 11, "reasons": {"Preempted": 11}}
+
+
+def test_an_attempt_whose_record_is_gone_gives_its_number_to_no_other() -> None:
+    """The trainer of a lower number would take the checkpoints for those of a later attempt, and end itself."""
+    raw = {"counts": {"attempts": 3}}
+
+    plan = reconcile(validated(raw_status=raw, status=FineTuneJobStatus.model_validate(raw)), NOW)
+
+    assert [body["metadata"]["name"] for body in plan.create] == ["tickets-12345678-a4"]
+    assert plan.status is not None
+    assert plan.status["counts"] == {"attempts": 4}

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.run_policy import Budget, RunPolicy
-from finetune_operator.decisions.plan import Plan
+from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.lost import LOST_GRACE
@@ -20,12 +20,14 @@ from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     HELD,
     NOW,
+    PLACED,
     PROFILE,
     SPEC,
     attempt,
     fresh,
     pod,
     preflight,
+    run,
     validated,
     with_status,
 )
@@ -332,6 +334,26 @@ def test_suspending_a_job_ends_its_preflight() -> None:
     plan = reconcile(fresh(spec=spec, preflight=preflight(pod())), NOW)
 
     assert (state(plan), plan.delete_jobs, plan.create) == ("Suspended", ["tickets-12345678-preflight"], [])
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [({"suspend": True}, "Suspended"), ({"run_policy": RunPolicy(budget=Budget(gpu_hours=0.5))}, "BudgetExceeded")],
+)
+def test_a_job_that_is_stopped_for_the_same_reason_again_has_another_event(stop: dict[str, Any], reason: str) -> None:
+    world, events = validated(attempts={1: attempt(pod(started=NOW, conditions=PLACED))}), list[Event]()
+    for generation in (2, 4):
+        stopping = replace(world, spec=SPEC.model_copy(update=stop), generation=generation)
+        plan = reconcile(stopping, NOW + HOUR)
+        events += plan.events
+        resumed = replace(with_status(stopping, plan), attempts={}, spec=SPEC, generation=generation + 1)
+        plan = reconcile(resumed, NOW + HOUR)
+        number = generation // 2 + 1
+        again = run(f"tickets-12345678-a{number}", pod(started=NOW, conditions=PLACED))
+        world = replace(with_status(resumed, plan), attempts={number: again})
+
+    assert [event.reason for event in events] == [reason, reason]
+    assert events[0].occurrence != events[1].occurrence, "the API server would take the second for the first"
 
 
 def test_a_pause_is_counted_from_the_end_also_of_an_attempt_whose_pod_never_ran() -> None:
