@@ -144,8 +144,8 @@ class Compute(ApiModel):
     cpu: Cpu = "1"
     """CPU request of a training pod for each of its GPUs, as a Kubernetes quantity."""
     memory: Memory = "8Gi"
-    """Memory request and limit of a training pod for each of its GPUs. If it is more than the memory
-    limit of the preflight pod, 4Gi unless the FineTuneProfile sets another one, it is this limit too."""
+    """Memory request and limit of a training pod for each of its GPUs. If it is more than the memory limit of
+    the preflight pod (4Gi unless the FineTuneProfile sets another one), it is that limit too."""
     service_account_name: (
         Annotated[DnsLabel, dns_label("the name of a ServiceAccount in the job's namespace")] | None
     ) = None
