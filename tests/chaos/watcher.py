@@ -21,8 +21,8 @@ from tests.integration.waiting import wait_for
 END_SECONDS = 600.0
 """How long a job may stand still. Then it is taken for one that never ends."""
 GONE_SECONDS = 150.0
-PHASE_SECONDS = 180.0
-"""How long a job may take to come into a phase."""
+PHASE_SECONDS = 400.0
+"""How long a job may take to come into a phase, beside others on a busy machine."""
 _PAUSE_SECONDS = 0.2
 _STEPS = {"Validating": "preflight", "Running": "train"}
 """The step of the pod at work, by the state of the job."""
