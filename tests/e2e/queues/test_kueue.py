@@ -110,6 +110,15 @@ def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
     )
     (taken,) = admission["podSetAssignments"]
     assert (taken["count"], taken["resourceUsage"][GPU]) == (2, str(2 * gpus))
+
+    told = wait_for(
+        "the wait for a second node",
+        lambda: message(job.status()),
+        lambda said: "1 of the 2 pods" in said,
+        START_SECONDS,
+    )
+    assert "didn't match pod anti-affinity rules" in told
+    assert "It gives its GPUs back at " in told
     tenant.kube.delete(job.path)
 
 
