@@ -66,7 +66,7 @@ def test_sigterm_at_any_moment_ends_as_preempted_within_seconds_and_loses_no_ste
         assert first.stopping < 5, first.log
         assert first.message["reason"] == "Preempted"
         uploaded = first.message.get("checkpointStep")
-        assert first.message.get("step") == uploaded, first.log
+        assert (first.message.get("step") or 0) == (uploaded or 0), first.log  # no checkpoint before the first step
         if not (folder / "out" / "manifest.json").exists():
             assert all((found / "manifest.json").exists() for found in checkpoints(folder))
             second = attempt(server, folder, 2)
