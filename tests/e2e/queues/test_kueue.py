@@ -115,10 +115,9 @@ def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
     told = wait_for(
         "the wait for a second node",
         lambda: message(job.status()),
-        lambda said: "1 of the 2 pods" in said,
+        lambda said: "The pod waits for a node: 0/1 nodes are available: " in said and "1 of the 2 pods" in said,
         START_SECONDS,
     )
-    assert "The pod waits for a node: 0/1 nodes are available: " in told
     assert "It gives its GPUs back at " in told
     tenant.kube.delete(job.path)
 
