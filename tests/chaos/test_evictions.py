@@ -13,8 +13,8 @@ from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
 IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
-STEPS = 200
-"""Enough that the job still trains when it is evicted."""
+STEPS = 400
+"""Enough that the job still trains when it is evicted. The status shows the first step, and then one every ten seconds."""
 SECONDS = 240.0
 """Longest that two busy cores may take for the start or the end of two pods."""
 
@@ -58,7 +58,7 @@ def test_two_pods_are_admitted_evicted_and_resumed_together(lane: Lane, queue: Q
     assert trainers(job) == [], "no pod holds a GPU while it waits for the other one"
 
     queue.has_room_for(gpus=2)
-    wait_for("some steps", job.status, lambda status: status.get("training", {}).get("step", 0) >= 10, SECONDS)
+    wait_for("a step", job.status, lambda status: status.get("training", {}).get("step", 0) > 0, SECONDS)
     first = trainers(job)
     assert {pod["spec"]["nodeName"] for pod in first} == {"node", "node-2"}
 
@@ -74,5 +74,5 @@ def test_two_pods_are_admitted_evicted_and_resumed_together(lane: Lane, queue: Q
     assert len(attempt["pods"]) == 4
     second = [pod for pod in trainers(job) if pod["metadata"]["uid"] not in {old["metadata"]["uid"] for old in first}]
     assert {pod["spec"]["nodeName"] for pod in second} == {"node", "node-2"}
-    assert 10 <= status["training"]["resumedFromStep"] < STEPS
+    assert 0 < status["training"]["resumedFromStep"] < STEPS
     assert job.batch_jobs()[ATTEMPT]["spec"]["suspend"] is False
