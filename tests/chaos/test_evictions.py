@@ -14,7 +14,7 @@ from tests.integration.waiting import wait_for
 
 IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
 STEPS = 400
-"""Enough that the job still trains when it is evicted. The status shows the first step, and then one every ten seconds."""
+"""Enough that the job still trains when it is evicted. The status shows the first step, then one every ten seconds."""
 SECONDS = 240.0
 """Longest that two busy cores may take for the start or the end of two pods."""
 
