@@ -11,11 +11,11 @@ from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
 
 
-def pod_at_work(job: Job, *steps: str) -> Object | None:
-    """Returns the pod of the job that runs now and is not being deleted. `steps`: only a pod of one of these. The API
-    server takes a pod on a lost node to run on, also if its work is done."""
+def pod_at_work(job: Job, step: str | None = None) -> Object | None:
+    """Returns the pod of the job that runs now and is not being deleted. `step`: only a pod of this one. The API server
+    takes a pod on a lost node to run on, also if its work is done."""
     pods = [pod for pod in job.pods() if pod["status"].get("phase") == "Running"]
-    pods = [pod for pod in pods if not steps or pod["metadata"]["labels"][names.LABEL_STEP] in steps]
+    pods = [pod for pod in pods if step in (None, pod["metadata"]["labels"][names.LABEL_STEP])]
     return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
 
 

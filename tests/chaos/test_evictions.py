@@ -4,15 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_api import names
 from tests.chaos.scene import Lane, Scene
-from tests.e2e.queues.queue import NORMAL, QUEUE, URGENT, Queue, open_queue
+from tests.e2e.queues.queue import IN_QUEUE, URGENT, Queue, open_queue, trainers
 from tests.e2e.tenant import message
 from tests.integration.jobs import ATTEMPT, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
-IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
 STEPS = 400
 """Enough that the job still trains when it is evicted. The status shows the first step, then one every ten seconds."""
 SECONDS = 240.0
@@ -28,10 +26,6 @@ def lane(scene: Scene) -> Lane:
 def queue(scene: Scene, lane: Lane) -> Iterator[Queue]:
     with open_queue(scene.cluster, lane.tenant) as queue:
         yield queue
-
-
-def trainers(job: Job) -> list[Object]:
-    return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
 
 
 def ends(pod: Object) -> bool:

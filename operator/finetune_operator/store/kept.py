@@ -126,7 +126,7 @@ class KeptJob:
             keep=time_to_keep(spec, status),
             is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
-            has_own_checkpoint=has_own_checkpoint(status),
+            has_own_checkpoint="resumeFrom" in spec and has_own_checkpoint(status),
             authors=() if ended else _authors(metadata.get("managedFields", [])),
             progress=Progress.parse(status["training"]) if "training" in status and not ended else _NO_PROGRESS,
         )

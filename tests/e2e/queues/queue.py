@@ -11,7 +11,7 @@ import yaml
 from devcluster import Cluster
 from finetune_api import names
 from tests.e2e.tenant import Tenant
-from tests.integration.jobs import GPU
+from tests.integration.jobs import GPU, Job
 from tests.integration.kube import BATCH_JOBS, Kube, Object
 from tests.integration.waiting import wait_for
 
@@ -20,6 +20,8 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "kueue" / "queues.yaml"
 QUEUE = "gpus"
 URGENT, NORMAL = "urgent", "normal"
 """Priority classes."""
+IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
+"""Labels of a FineTuneJob in the queue."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Queue:
         body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
         self.kube.create(BATCH_JOBS.format(self.namespace), body)
         return f"{BATCH_JOBS.format(self.namespace)}/{name}"
+
+
+def trainers(job: Job) -> list[Object]:
+    return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
 
 
 @contextmanager

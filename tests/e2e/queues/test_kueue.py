@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 
 from finetune_api import names
-from tests.e2e.queues.queue import NORMAL, QUEUE, URGENT, Queue
+from tests.e2e.queues.queue import IN_QUEUE, QUEUE, URGENT, Queue, trainers
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import ATTEMPT, GPU, PREFLIGHT, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
-IN_QUEUE = {names.LABEL_QUEUE: QUEUE, names.LABEL_PRIORITY_CLASS: NORMAL}
 KUEUES_LABELS = (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS)
 STEPS = 250
 """Enough that the job still trains when it is evicted."""
@@ -41,10 +40,6 @@ def managers_of_suspend(child: Object) -> set[str]:
     """Who has last written spec.suspend of a Job."""
     entries = child["metadata"]["managedFields"]
     return {entry["manager"] for entry in entries if "f:suspend" in entry["fieldsV1"].get("f:spec", {})}
-
-
-def trainers(job: Job) -> list[Object]:
-    return [pod for pod in job.pods() if pod["metadata"]["labels"].get(names.LABEL_STEP) == "train"]
 
 
 def step(job: Job) -> int:
