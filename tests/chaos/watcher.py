@@ -23,14 +23,14 @@ END_SECONDS = 600.0
 GONE_SECONDS = 150.0
 PHASE_SECONDS = 400.0
 """How long a job may take to come into a phase, beside others on a busy machine."""
-_PAUSE_SECONDS = 0.2
+_PAUSE_SECONDS = 0.5
 _STEPS = {"Validating": "preflight", "Running": "train"}
 """The step of the pod at work, by the state of the job."""
 
 
 @dataclass
 class Watcher:
-    """Looks at a job five times a second from its creation to its end, or to `stop`."""
+    """Looks at a job twice a second from its creation to its end, or to `stop`."""
 
     lane: Lane
     job: Job

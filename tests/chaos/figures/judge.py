@@ -95,10 +95,13 @@ class Outcome:
 
 
 def had_effect(fault: Fault, seen: Seen) -> bool:
-    """Whether a fault that ends a pod has ended one. It may come when the pod has done its work. Another pod after the
-    one that was hit shows that it was ended, also if no attempt says so."""
+    """Whether a fault that ends a pod has ended one. It may come when the pod has done its work, or when the job's pod
+    still waits for a node. Another pod after the one that was hit shows that it was ended, also if no attempt says
+    so."""
     others = {s.pod for s in seen.samples if s.seconds > seen.injected and s.phase is Phase.TRAIN} - {seen.pod}
-    was_training = any(s.pod == seen.pod and s.phase not in (None, Phase.PREFLIGHT) for s in seen.samples)
+    was_training = seen.pod != "" and any(
+        s.pod == seen.pod and s.phase not in (None, Phase.PREFLIGHT) for s in seen.samples
+    )
     return not fault.ends_pod or bool(seen.reasons) or (was_training and bool(others))
 
 

@@ -103,6 +103,17 @@ def test_the_training_after_a_preflight_is_no_sign_that_the_preflight_was_ended(
     assert not had_effect(KILL, seen(looks, injected=1.0, status=ended("Complete", "Succeeded")))
 
 
+def test_a_job_whose_first_pod_waits_for_a_node_is_not_hit() -> None:
+    looks = [
+        Sample(0, Phase.PREFLIGHT),
+        Sample(2, Phase.PREFLIGHT, "p"),
+        Sample(4, None),
+        Sample(5, Phase.LOAD),
+        Sample(6, TRAIN, "a"),
+    ]
+    assert not had_effect(KILL, seen(looks, injected=1.0, status=ended("Complete", "Succeeded")))
+
+
 def ended(state: str, ready: str, *reasons: str) -> Object:
     attempts = [{"number": i + 1, "reason": reason} for i, reason in enumerate((*reasons, "Succeeded"))]
     return {"state": state, "conditions": [{"type": "Ready", "reason": ready, "message": ""}], "attempts": attempts}
