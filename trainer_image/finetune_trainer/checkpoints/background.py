@@ -19,7 +19,7 @@ class Background:
         """`name`: that of the thread."""
         self._name = name
         self._thread: Thread | None = None
-        self._cancelled = Event()
+        self._cancelled, self._awaited = Event(), False
         self._cpu: dict[Thread, float] = {}
         """Processor time of the threads that do the present work, as each of them told last."""
         self.cpu_seconds = 0.0
@@ -53,7 +53,11 @@ class Background:
     def wait(self, seconds: float) -> bool:
         """Waits for the end of the work, at most so long. Returns whether no work is under way."""
         if self._thread is not None:
-            self._thread.join(seconds)
+            self._awaited = True
+            try:
+                self._thread.join(seconds)
+            finally:
+                self._awaited = False
         return not self.busy
 
     def cancel(self, seconds: float) -> bool:
@@ -63,7 +67,8 @@ class Background:
         return self.wait(seconds)
 
     def _check(self, size: int) -> None:
-        beat()  # the training may be waiting for this work
+        if self._awaited:
+            beat()  # else it would hide that the training hangs
         self._cpu[current_thread()] = thread_time()
         if self._cancelled.is_set():
             raise Cancelled

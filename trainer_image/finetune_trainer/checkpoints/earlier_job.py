@@ -9,7 +9,6 @@ from finetune_api.bundle import Bundle, ResumePoint
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
-from finetune_trainer.checkpoints.result_facts import training_facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.pod.failure import TrainerFailure
@@ -61,7 +60,7 @@ def earlier_results(bundle: Bundle, storage: JobStorage, prepared: Prepared, scr
     `scratch`: a folder for downloads."""
     if bundle.spec.resume_from is None or bundle.resume is None:
         return None
-    return KeptResults(storage, join(_work_of(bundle.resume), KEPT), 0, training_facts(bundle, prepared), scratch)
+    return KeptResults(storage, join(_work_of(bundle.resume), KEPT), 0, facts(bundle, prepared), scratch)
 
 
 def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:

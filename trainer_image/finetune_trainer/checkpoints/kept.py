@@ -4,19 +4,22 @@ Each result is a verified folder `kept/NAME-POD` below the job's work prefix. A 
 from another run is not used, and the log says why."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
-from finetune_trainer.checkpoints.background import Background
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.rank import own_pod
+from finetune_trainer.pod.termination import seconds_left, stop_deferred, stop_requested
 from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage, join
 
@@ -26,6 +29,8 @@ TRAINED = "trained"
 """Name of the tuned weights with the records of their training."""
 WRITER = "writer.json"
 """The file that says which attempt wrote the result."""
+PAUSE_SECONDS = 1.0
+"""Pause between two tries to write a result before the process ends."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,22 @@ class Kept:
     def __str__(self) -> str:
         """The name of the result, and of its writer."""
         return self.folder.name
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """A result that the storage did not take. `results`: where it belongs. `then`: see `KeptResults.keep`."""
+
+    results: "KeptResults"
+    name: str
+    files: Mapping[str, Content]
+    then: Callable[[], None]
+
+
+def seconds_at_the_end() -> float:
+    """Returns how long a process that ends may still write results: after SIGTERM the rest of the grace period, and
+    else as long as the last upload of a checkpoint."""
+    return seconds_left() if stop_requested() else min(LAST_UPLOAD_SECONDS, seconds_left())
 
 
 class KeptResults:
@@ -60,8 +81,8 @@ class KeptResults:
         Results of earlier attempts count too, so that the number grows only if this attempt adds something."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
         self._counted, self._written = counted, set[str]()
-        self._missing: dict[str, Callable[[], bool]] = {}
-        """How to write each result that the storage did not take, by its place. All copies of this object share it."""
+        self._missing: dict[str, _Missing] = {}
+        """The results that the storage did not take, by their places. All copies of this object share them."""
 
     def on(self, **facts: Any) -> "KeptResults":
         """Returns the same results, for which `facts` must be equal too."""
@@ -126,22 +147,45 @@ class KeptResults:
         self.keep_missing()  # the storage works again
         return True
 
-    def _retry(self, name: str, files: Mapping[str, Content], then: Callable[[], None]) -> bool:
-        """Returns whether the result is written now."""
-        try:
-            self._write_shown(name, files)
-        except TrainerFailure:
-            return False  # the first failure was told
-        print(f"{self._place(name)} is stored now. A later attempt will not have to repeat it.", flush=True)
-        self._written_now(name, then)
-        return True
-
     def keep_missing(self) -> None:
         """Tries again to write what the storage did not take. Call it between two phases of the work."""
-        for place, retry in list(self._missing.items()):
-            if not retry():
-                return
-            del self._missing[place]
+        for place, missing in list(self._missing.items()):
+            try:
+                missing.results._write_shown(missing.name, missing.files)
+            except TrainerFailure:
+                return  # the first failure was told
+            self._found_its_place(place)
+
+    @contextmanager
+    def missing_kept_at_the_end(self) -> Iterator[None]:
+        """If the work inside ends with an exception, tries again and again to write what the storage did not take,
+        for `seconds_at_the_end`. Without this, tuned weights are lost if the storage was away when they were written,
+        and the pod is stopped while they are measured."""
+        try:
+            yield
+        except Superseded:
+            raise
+        except (Exception, PeerFailed, StopRequested):
+            if self._missing:
+                with stop_deferred():
+                    self._keep_missing_last(seconds_at_the_end())
+            raise
+
+    def _keep_missing_last(self, seconds: float) -> None:
+        deadline = monotonic() + seconds
+        while self._missing and (left := deadline - monotonic()) > 0:
+            place, missing = next(iter(self._missing.items()))
+            try:
+                if missing.results._write_within(missing.name, missing.files, left):
+                    self._found_its_place(place)
+            except TrainerFailure:  # the first failure was told
+                sleep(min(PAUSE_SECONDS, max(0.0, deadline - monotonic())))
+
+    def _found_its_place(self, place: str) -> None:
+        """Tells that a result which was missing is written now."""
+        missing = self._missing.pop(place)
+        print(f"{place} is stored now. A later attempt will not have to repeat it.", flush=True)
+        missing.results._written_now(missing.name, missing.then)
 
     def keep_last(
         self,
@@ -153,6 +197,19 @@ class KeptResults:
     ) -> bool:
         """Writes a result like `keep`, but gives up after `seconds`, and when the pod has to end. No other result can
         be written after that. `again`, `then`: see `keep`."""
+        try:
+            written = self._write_within(name, files, seconds)
+        except TrainerFailure as failure:
+            return self._failed(name, files, failure, again, then)
+        if written:
+            self._written_now(name, then)
+        else:
+            self._lose(name, "the storage did not answer before the pod had to end.")
+        return written
+
+    def _write_within(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
+        """Writes a result in a thread. Returns whether it ended within `seconds`. Raises TrainerFailure as JobStorage
+        does."""
         failed, background = list[TrainerFailure](), Background()
 
         def write(advance: Callable[[int], None]) -> None:
@@ -166,12 +223,9 @@ class KeptResults:
             ended = background.wait(seconds)
         if not ended:
             background.cancel(0)
-            self._lose(name, "the storage did not answer before the pod had to end.")
-            return False
-        if failed:
-            return self._failed(name, files, failed[0], again, then)
-        self._written_now(name, then)
-        return True
+        elif failed:
+            raise failed[0]
+        return ended
 
     def _failed(
         self, name: str, files: Mapping[str, Content], failure: TrainerFailure, again: bool, then: Callable[[], None]
@@ -179,7 +233,7 @@ class KeptResults:
         """Tells that a result was not written, and notes it for `keep_missing` if `again`. Returns False."""
         self._lose(name, failure.message)
         if again:
-            self._missing[self._place(name)] = partial(self._retry, name, files, then)
+            self._missing[self._place(name)] = _Missing(self, name, files, then)
         return False
 
     def _written_now(self, name: str, then: Callable[[], None]) -> None:

@@ -1,9 +1,10 @@
-"""The facts that determine the results of a job's phases. A kept result of other facts is not used."""
+"""The facts that determine the measurements of a job. A kept measurement of other facts is not used.
+
+Tuned weights are used like a checkpoint: `identity.facts` determines them, whatever version of the trainer goes on."""
 
 from typing import Any
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.trainer_version import trainer_version
 
@@ -17,9 +18,3 @@ def result_facts(bundle: Bundle, prepared: Prepared, device: str) -> dict[str, A
         "the version of the trainer": trainer_version(),
         "the device": device,
     }
-
-
-def training_facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
-    """Returns the facts that determine the tuned weights, by name. Another job with the
-    same facts has the same weights."""
-    return {**facts(bundle, prepared), "the version of the trainer": trainer_version()}

@@ -12,11 +12,10 @@ from time import monotonic
 
 from pydantic import TypeAdapter
 
-from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS
 from finetune_trainer.checkpoints.folder import Content
-from finetune_trainer.checkpoints.kept import KeptResults
+from finetune_trainer.checkpoints.kept import KeptResults, seconds_at_the_end
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded
-from finetune_trainer.pod.termination import seconds_left, stop_deferred, stop_requested
+from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.statistics.measurements import Answer
 
 FILE = "answers.json"
@@ -88,8 +87,7 @@ class KeptAnswers:
         """Keeps the answers that are not kept yet if the work inside ends with an exception. That may be SIGTERM, the
         failure of another rank for whose answers this one waits, or an error of this process.
 
-        After SIGTERM it takes the rest of the grace period at most, and else as long as the last upload of a
-        checkpoint may take. Raises Superseded as StatusWriter.progress does."""
+        It takes `seconds_at_the_end` at most. Raises Superseded as StatusWriter.progress does."""
         try:
             yield
         except Superseded:
@@ -101,8 +99,7 @@ class KeptAnswers:
 
     def _keep_last(self) -> None:
         if len(self._answers) > self._stored:
-            seconds = seconds_left() if stop_requested() else min(LAST_UPLOAD_SECONDS, seconds_left())
-            self._kept.keep_last(self._piece_name(self._stored), self._piece(), seconds)
+            self._kept.keep_last(self._piece_name(self._stored), self._piece(), seconds_at_the_end())
 
     def _piece(self) -> dict[str, Content]:
         piece = _Piece(self._answers[self._stored :], self._tokens, self._clock() - self._began)

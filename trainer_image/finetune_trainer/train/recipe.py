@@ -57,9 +57,16 @@ def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: A
     scratch = on_each_node(lambda: own_scratch)
     prepared = prepared_rows(bundle, storage, scratch)
     work = begin(bundle, prepared, storage, writer, attempt, scratch)
+    with work.kept.missing_kept_at_the_end():
+        return phases(work)
+
+
+def phases(work: Work) -> str:
+    """Runs the phases whose results are kept for a later attempt, and publishes. Returns what `train` does."""
+    bundle, storage, writer = work.bundle, work.storage, work.writer
     base = BaseMeasuring(
         bundle=bundle,
-        prepared=prepared,
+        prepared=work.prepared,
         tokenizer=work.tokenizer,
         accelerator=work.accelerator,
         folder=work.model_folder,

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.base.model_files import copy_files
+from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.kept import KEPT, KeptResults
-from finetune_trainer.checkpoints.result_facts import result_facts, training_facts
+from finetune_trainer.checkpoints.result_facts import result_facts
 from finetune_trainer.handover.fetch import said, take
 from finetune_trainer.handover.prepared import Prepared
 from finetune_trainer.handover.prepared_place import work_prefix
@@ -54,8 +55,8 @@ class Work:
 
     @property
     def kept_training(self) -> KeptResults:
-        """The results of the training alone."""
-        return self.kept.determined_by(training_facts(self.bundle, self.prepared))
+        """The results of the training alone. They are used wherever a checkpoint of the last step would be."""
+        return self.kept.determined_by(facts(self.bundle, self.prepared))
 
     @property
     def output(self) -> Path:
@@ -89,8 +90,8 @@ def begin(
     model = scratch / "model"
     storage.pin(prepared.commits)
     progress.model_seconds = slowest_node(lambda: fetch_model(storage, spec.model.uri, prepared, model))
-    facts, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), KEPT)
-    kept = KeptResults(storage, place, attempt.number, facts, scratch / "kept", progress.kept)
+    determining, place = result_facts(bundle, prepared, device.type), join(work_prefix(bundle), KEPT)
+    kept = KeptResults(storage, place, attempt.number, determining, scratch / "kept", progress.kept)
     tokenizer = load_tokenizer(model)
     return Work(bundle, prepared, storage, writer, attempt, accelerator, progress, tokenizer, kept, model, scratch)
 

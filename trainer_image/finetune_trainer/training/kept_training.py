@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import TIMEOUT_MAX
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from finetune_trainer.checkpoints.folder import Content
 from finetune_trainer.checkpoints.kept import TRAINED, Kept, KeptResults
@@ -74,13 +74,25 @@ def kept_training(kept: KeptResults, earlier: KeptResults | None = None, job: st
 
     def find() -> tuple[Kept, str] | None:
         for results, name in ((kept, ""), (earlier, job)):
-            if results is not None and (found := results.find(TRAINED)) is not None:
+            if results is None or (found := results.find(TRAINED)) is None:
+                continue
+            if _records_of(found) is not None:
                 return found, name
+            print(f"{found} is not used: its {RECORDS} is from another version of the trainer.", flush=True)
         return None
 
     if (looked := found_on_each_node(find, lambda each: f"{each[0]} {each[1]}")) is None:
         return None
     found, name = looked
-    run = TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
+    if (run := _records_of(found)) is None:
+        return None
     run.resumed_from = len(run.steps)
     return KeptTraining(run, found.folder / "weights", found.attempt, name)
+
+
+def _records_of(found: Kept) -> RunState | None:
+    """Returns the records of the training, or None if this version of the trainer cannot read them."""
+    try:
+        return TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
+    except (ValidationError, OSError):
+        return None

@@ -66,12 +66,17 @@ def prepared(name: str, inputs: Path, folder: Path) -> Path:
     return prepare(Bundle.model_validate({"spec": spec | SPECS[name], "allowCPU": True}), folder)
 
 
-def run(server: Server, prepared: Path, folder: Path, *deaths: str, **environment: str) -> list[Ended]:
-    """The attempts of a job. Each of `deaths` ends one, and the one after them ends by itself."""
+def place(prepared: Path, folder: Path) -> None:
+    """Copies the job to `folder`, where it also publishes."""
     shutil.copytree(prepared, folder)
     bundle = json.loads((folder / "bundle.json").read_text())
     bundle["spec"]["output"]["uri"] = str(folder / "out")
     (folder / "bundle.json").write_text(json.dumps(bundle))
+
+
+def run(server: Server, prepared: Path, folder: Path, *deaths: str, **environment: str) -> list[Ended]:
+    """The attempts of a job. Each of `deaths` ends one, and the one after them ends by itself."""
+    place(prepared, folder)
     attempts = []
     for number, death in enumerate([*deaths, ""], start=1):
         attempts.append(attempt(server, folder, number, DIES_AT=death, **environment))
@@ -204,3 +209,23 @@ def test_a_kept_result_that_is_damaged_is_not_used_and_the_log_says_why(
     assert "draw 2 of 3 are those" not in ended.log
     assert "draw 3 of 3 are those of attempt 1" in ended.log
     assert results(folder) == results(tmp_path / "whole")
+
+
+def test_another_version_of_the_trainer_takes_over_tuned_weights_like_a_checkpoint_and_measures_them_itself(
+    server: Server, inputs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    place(prepared("small batches", inputs, tmp_path / "prepared"), folder)
+    assert attempt(server, folder, 1, DIES_AT=UPLOAD).code == -signal.SIGKILL
+    manifests = [*folder.glob("out/.work/*/kept/*/manifest.json")]
+    for path in manifests:
+        manifest = json.loads(path.read_text())
+        if "the version of the trainer" in manifest["about"]:
+            manifest["about"]["the version of the trainer"] = "an earlier one"
+        path.write_text(json.dumps(manifest))
+    second = attempt(server, folder, 2)
+    assert second.code == 0, second.log
+    assert "The tuned weights are those of attempt 1: 2 steps" in second.log
+    assert "Training: step" not in second.log
+    assert "is not used: it was written for the version of the trainer" in second.log
+    assert "The results of the base model are those of" not in second.log

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from finetune_trainer.checkpoints.background import Background
+from finetune_trainer.pod.liveness.heartbeat import beats
 
 
 def test_work_runs_beside_and_its_processor_time_is_counted() -> None:
@@ -46,6 +47,25 @@ def test_the_processor_time_of_the_works_own_threads_counts() -> None:
         background.start(work)
         assert background.wait(30)
         assert 0.15 * twice <= background.cpu_seconds < 2
+
+
+def test_work_is_a_sign_of_life_only_while_it_is_waited_for() -> None:
+    background, over = Background(), Event()
+    checked = Event()
+
+    def work(check: Callable[[int], None]) -> None:
+        while not over.is_set():
+            check(1)
+            checked.set()
+
+    before = beats()
+    background.start(work)
+    assert checked.wait(10)
+    assert beats() == before, "a training that hangs beside an upload must be noticed"
+    assert not background.wait(0.05)
+    assert beats() > before
+    over.set()
+    assert background.wait(10)
 
 
 def test_cancelled_work_ends_at_its_next_check() -> None:

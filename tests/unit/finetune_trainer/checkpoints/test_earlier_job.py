@@ -12,7 +12,6 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
-from finetune_trainer.checkpoints.result_facts import training_facts
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.storage.job_storage import join, open_storage
@@ -123,7 +122,7 @@ def test_a_job_without_checkpoints_cannot_be_resumed_from(first: Bundle) -> None
 
 def test_the_weights_of_a_training_that_had_ended_suffice(first: Bundle, tmp_path: Path) -> None:
     prepared, storage = run(first), open_storage(first)
-    results = KeptResults(storage, join(work_prefix(first), KEPT), 1, training_facts(first, prepared), tmp_path)
+    results = KeptResults(storage, join(work_prefix(first), KEPT), 1, facts(first, prepared), tmp_path)
     assert results.keep(TRAINED, {"weights": b"some"})
     storage.delete_prefix(checkpoints(first))
 

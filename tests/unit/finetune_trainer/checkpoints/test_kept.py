@@ -1,13 +1,15 @@
 """The number of kept results, by which the operator sees that an attempt made progress."""
 
 from pathlib import Path
+from time import monotonic
 from typing import NoReturn
 
 import pytest
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.checkpoints import kept as module
 from finetune_trainer.checkpoints.kept import KeptResults
-from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import beats, patience
 from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage
@@ -19,6 +21,11 @@ __all__ = ["claim_place", "local_place", "place", "s3_place"]
 @pytest.fixture
 def counts() -> list[int]:
     return []
+
+
+def down(*_: object) -> NoReturn:
+    """A storage that does not answer."""
+    raise TrainerFailure(FailureReason.STORAGE_UNAVAILABLE, "No answer.")
 
 
 def opened(place: Place, pod: str, scratch: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch) -> KeptResults:
@@ -90,9 +97,6 @@ def test_a_result_that_the_storage_did_not_take_is_written_when_it_works_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def down(*_: object) -> NoReturn:
-        raise TrainerFailure(FailureReason.STORAGE_UNAVAILABLE, "No answer.")
-
     kept, then = opened(place, "a", tmp_path, counts, monkeypatch), list[str]()
     with monkeypatch.context() as patched:
         patched.setattr(JobStorage, "send", down)
@@ -110,6 +114,52 @@ def test_a_result_that_the_storage_did_not_take_is_written_when_it_works_again(
     assert later.find("base.answers0") is None, "its writer tries again itself"
     kept.keep_missing()
     assert counts == [1, 2, 3], "nothing is missing any more"
+
+
+@pytest.mark.parametrize("end", [StopRequested(), TrainerFailure(FailureReason.GPU_FAULT, "It fell off the bus.")])
+def test_a_result_that_the_storage_did_not_take_is_written_before_the_pod_ends_if_the_storage_works_again(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    kept, then, send = opened(place, "a", tmp_path, counts, monkeypatch), list[str](), JobStorage.send
+    refused = iter(range(3))
+
+    def down_thrice(self: JobStorage, *arguments: object) -> None:
+        if next(refused, None) is not None:
+            down()
+        send(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobStorage, "send", down_thrice)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    assert not kept.on(weights="w").keep("trained", {"f": b"1"}, then=lambda: then.append("trained"))
+    with pytest.raises(type(end)), kept.missing_kept_at_the_end():
+        raise end
+    assert (counts, then) == ([1], ["trained"])
+    assert opened(place, "b", tmp_path, counts, monkeypatch).on(weights="w").find("trained") is not None
+
+
+def test_a_storage_that_stays_away_does_not_hold_the_end_of_the_pod(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+    monkeypatch.setattr(JobStorage, "send", down)
+    monkeypatch.setattr(module, "seconds_at_the_end", lambda: 0.2)
+    assert not kept.keep("trained", {"f": b"1"})
+    began = monotonic()
+    with pytest.raises(StopRequested), kept.missing_kept_at_the_end():
+        raise StopRequested
+    assert 0.2 <= monotonic() - began < 5
+
+
+def test_a_pod_that_was_replaced_writes_nothing_more(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStorage, "send", down)
+        assert not kept.keep("trained", {"f": b"1"})
+    with pytest.raises(Superseded), kept.missing_kept_at_the_end():
+        raise Superseded
+    assert counts == []
 
 
 def test_a_result_that_a_thread_writes_may_wait_for_the_storage_as_long_as_any_other(

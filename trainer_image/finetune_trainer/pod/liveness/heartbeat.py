@@ -18,7 +18,7 @@ class _Heart:
     steps = 0
     slowest = 0.0
     longest_wait = 0.0
-    """The longest time without a beat in steady work. Written by the watchdog."""
+    """The longest time without a beat in the present steady work, or in the last one. Written by the watchdog."""
     looked = 0.0
     """For how many seconds the watchdog has looked. Written by the watchdog."""
     looked_before = 0.0
@@ -45,8 +45,11 @@ def attended(items: Iterable[Item]) -> Iterator[Item]:
 def phase(doing: str, steady: bool = False) -> None:
     """Says what the main thread does from now on, as it follows "while" in a sentence: "training".
 
-    `steady`: it shows progress again and again. Its first beat may take long, because kernels are compiled."""
+    `steady`: it shows progress again and again. Its first beat may take long, because kernels are compiled. How long it
+    waits between two beats is measured anew: a slow token of the evaluation says nothing about a step."""
     beat()
+    if steady:
+        _Heart.longest_wait = 0.0
     _Heart.phase, _Heart.steady, _Heart.began = doing, steady, _Heart.beats
 
 
@@ -105,7 +108,7 @@ def beats() -> int:
 def patience(wanted: float | None) -> float:
     """Returns how many seconds the current work may show no progress. `wanted`: spec.runPolicy.stallTimeoutSeconds.
 
-    The default is ten times the slowest step so far, or the longest wait of steady work so far, and at least five
+    The default is ten times the slowest step so far, or the longest wait of this steady work so far, and at least five
     minutes. Work that is not steady has at least five minutes."""
     slowest = max(_Heart.slowest, _Heart.longest_wait)
     usual = max(LEAST_SECONDS, SLOWER * slowest) if wanted is None else wanted

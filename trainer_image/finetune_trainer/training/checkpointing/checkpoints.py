@@ -28,6 +28,9 @@ STOPPED_SECONDS = 1.0
 LAST_COPY_SECONDS = 5.0
 """How long rank 0 waits after SIGTERM for an upload that is under way, before it copies sharded weights. The other
 ranks wait ten seconds for its word (`finetune_trainer.ranks.group`)."""
+STORAGE_SPEED = 50_000_000
+"""Bytes per second that a storage takes from one pod where nothing is wrong. A storage that was slow once is tried
+again after SIGTERM if it could take the last checkpoint in time at this speed."""
 PAUSE_SECONDS = 1.0
 """Pause between two tries to upload the last checkpoint after SIGTERM."""
 
@@ -137,9 +140,11 @@ class Checkpoints:
         return self.uploaded
 
     def _upload_last(self, trainee: Trainee, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
-        """Tries to upload the last step again and again, while the grace period has time for another try."""
-        step = trainee.step
-        while not self._has(step) and not self._background.busy and self._uploads.seconds < seconds_left():
+        """Tries to upload the last step again and again, while the grace period has time for another try.
+
+        An upload of many gigabytes that cannot end in time is not begun: the GPU would be held for nothing."""
+        step, least = trainee.step, min(self._uploads.shortest, bytes_of(tensors) / STORAGE_SPEED)
+        while not self._has(step) and not self._background.busy and least < seconds_left():
             try:
                 self._uploads.start(trainee, tensors, numbers)
             except Exception as error:

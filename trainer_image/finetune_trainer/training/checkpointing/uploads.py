@@ -32,8 +32,8 @@ class Uploads:
         self._renewing, self._renew, self._clock = Background("renewal"), renew, clock
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
-        self.count, self.seconds = 0, 0.0
-        """Number of uploads of this attempt, and how long the last one took."""
+        self.count, self.shortest = 0, 0.0
+        """Number of uploads of this attempt, and the seconds that the fastest of them took."""
         self._superseded: Superseded | None = None
         """Set by the upload that found checkpoints of a later pod."""
 
@@ -72,7 +72,9 @@ class Uploads:
                 self._store.write(step, lambda: open_tensors(tensors), words, best, advance)
             except Superseded as end:
                 self._superseded = end
-            self.uploaded, self.count, self.seconds = step, self.count + 1, self._clock() - started
+            took = self._clock() - started
+            self.shortest = min(self.shortest, took) if self.count else took
+            self.uploaded, self.count = step, self.count + 1
             if not (stop_requested() or self._renewing.busy):
                 self._renewing.start(self._renew)
         except Cancelled:

@@ -332,17 +332,44 @@ def test_after_a_failure_the_upload_that_hangs_and_the_report_fit_into_the_time_
     hung.set()
 
 
-def test_an_upload_that_takes_longer_than_the_grace_period_is_not_begun(
+def test_a_large_upload_that_takes_longer_than_the_grace_period_is_not_begun(
+    course: Course, sigterm: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course.step()
+    course.checkpoints.after_step(course.trainee)
+    assert course.checkpoints._background.wait(10)
+    course.checkpoints._uploads.shortest = 100.0
+    monkeypatch.setattr(module, "STORAGE_SPEED", 0.1)  # of 48 bytes and more
+    course.step()
+    sigterm(60)
+    assert course.checkpoints.after_sigterm(course.trainee) == 1
+    assert termination.seconds_left() > 40
+
+
+def test_after_one_slow_upload_the_last_step_is_uploaded_all_the_same(
     course: Course, sigterm: Callable[[float], None]
 ) -> None:
     course.step()
     course.checkpoints.after_step(course.trainee)
     assert course.checkpoints._background.wait(10)
-    course.checkpoints._uploads.seconds = 100.0
+    course.checkpoints._uploads.shortest = 100.0
     course.step()
     sigterm(60)
-    assert course.checkpoints.after_sigterm(course.trainee) == 1
-    assert termination.seconds_left() > 40
+    assert course.checkpoints.after_sigterm(course.trainee) == 2
+
+
+def test_the_fastest_upload_says_how_long_the_last_one_may_take(course: Course) -> None:
+    def upload() -> float:
+        course.step()
+        course.checkpoints.after_step(course.trainee)
+        assert course.checkpoints._background.wait(10)
+        return course.checkpoints._uploads.shortest
+
+    assert upload() > 0
+    course.checkpoints._uploads.shortest = 100.0
+    assert upload() < 100
+    course.checkpoints._uploads.shortest = 1e-9
+    assert upload() == 1e-9
 
 
 def test_the_end_tells_what_checkpoints_cost(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
