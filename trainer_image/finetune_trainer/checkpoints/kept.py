@@ -57,10 +57,18 @@ class _Missing:
     then: Callable[[], None]
 
 
-def seconds_at_the_end() -> float:
-    """Returns how long a process that ends may still write results: after SIGTERM the rest of the grace period, and
-    else as long as the last upload of a checkpoint."""
-    return seconds_left() if stop_requested() else min(LAST_UPLOAD_SECONDS, seconds_left())
+class _End:
+    """The end of this process. `deadline`: value of monotonic() until which a process that failed may write results;
+    None before the first of them."""
+
+    deadline: float | None = None
+
+    def seconds_left(self) -> float:
+        if stop_requested():
+            return seconds_left()
+        if self.deadline is None:
+            self.deadline = monotonic() + LAST_UPLOAD_SECONDS
+        return min(max(0.0, self.deadline - monotonic()), seconds_left())
 
 
 class KeptResults:
@@ -83,6 +91,7 @@ class KeptResults:
         self._counted, self._written = counted, set[str]()
         self._missing: dict[str, _Missing] = {}
         """The results that the storage did not take, by their places. All copies of this object share them."""
+        self._end = _End()
 
     def on(self, **facts: Any) -> "KeptResults":
         """Returns the same results, for which `facts` must be equal too."""
@@ -156,6 +165,11 @@ class KeptResults:
                 return  # the first failure was told
             self._found_its_place(place)
 
+    def seconds_at_the_end(self) -> float:
+        """Returns how long a process that ends may still write results: after SIGTERM the rest of the grace period, and
+        else as long as the last upload of a checkpoint may take, for all of them together."""
+        return self._end.seconds_left()
+
     @contextmanager
     def missing_kept_at_the_end(self) -> Iterator[None]:
         """If the work inside ends with an exception, tries again and again to write what the storage did not take,
@@ -168,7 +182,7 @@ class KeptResults:
         except (Exception, PeerFailed, StopRequested):
             if self._missing:
                 with stop_deferred():
-                    self._keep_missing_last(seconds_at_the_end())
+                    self._keep_missing_last(self.seconds_at_the_end())
             raise
 
     def _keep_missing_last(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from time import monotonic
 from pydantic import TypeAdapter
 
 from finetune_trainer.checkpoints.folder import Content
-from finetune_trainer.checkpoints.kept import KeptResults, seconds_at_the_end
+from finetune_trainer.checkpoints.kept import KeptResults
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded
 from finetune_trainer.pod.termination import stop_deferred
 from finetune_trainer.statistics.measurements import Answer
@@ -99,7 +99,7 @@ class KeptAnswers:
 
     def _keep_last(self) -> None:
         if len(self._answers) > self._stored:
-            self._kept.keep_last(self._piece_name(self._stored), self._piece(), seconds_at_the_end())
+            self._kept.keep_last(self._piece_name(self._stored), self._piece(), self._kept.seconds_at_the_end())
 
     def _piece(self) -> dict[str, Content]:
         piece = _Piece(self._answers[self._stored :], self._tokens, self._clock() - self._began)

@@ -142,12 +142,14 @@ def test_a_storage_that_stays_away_does_not_hold_the_end_of_the_pod(
 ) -> None:
     kept = opened(place, "a", tmp_path, counts, monkeypatch)
     monkeypatch.setattr(JobStorage, "send", down)
-    monkeypatch.setattr(module, "seconds_at_the_end", lambda: 0.2)
+    monkeypatch.setattr(module, "LAST_UPLOAD_SECONDS", 0.2)
     assert not kept.keep("trained", {"f": b"1"})
     began = monotonic()
-    with pytest.raises(StopRequested), kept.missing_kept_at_the_end():
-        raise StopRequested
+    for _ in ("once", "and not longer if something else ends it too"):
+        with pytest.raises(TrainerFailure), kept.missing_kept_at_the_end():
+            down()
     assert 0.2 <= monotonic() - began < 5
+    assert kept.seconds_at_the_end() == 0
 
 
 def test_a_pod_that_was_replaced_writes_nothing_more(
