@@ -91,6 +91,9 @@ class PodEvent:
     one. The same report, sent again, does not count. By the clock of the API server."""
     pull_error: str = ""
     """Why the last pull failed."""
+    warned_since: datetime | None = None
+    """Of a warning: since when nothing but warnings was reported. A container that is pulled, created or started ends
+    such a time. By the clock of the API server."""
 
 
 class NodeState(Enum):
