@@ -12,8 +12,10 @@ REFUSAL_GRACE = timedelta(seconds=3)
 _HARMLESS = {"FailedScheduling", "FailedToRetrieveImagePullSecret"}
 """Warnings that do not prevent a pod from starting. The first is obsolete once a pod has a node. The second is also
 sent if the image needs no Secret."""
-_STEPS = {"Pulling", "Pulled", "Created", "Started", "Failed", "BackOff"}
-"""What the kubelet reports about a container that it starts. It sends the same report again as the same Event."""
+_DONE = {"Pulling", "Pulled", "Created", "Started"}
+_STEPS = _DONE | {"Failed", "BackOff"}
+"""What the kubelet reports about a container that it starts. It sends the same report again as the same Event.
+`_DONE` are those that it reports only when the pod has its network and its volumes."""
 _PULL_FAILED = "Failed to pull image"
 
 
@@ -34,15 +36,30 @@ def pod_event(api: Api, namespace: str, uid: str) -> PodEvent | None:
     last = latest([event for event in events if event.get("type") != "Warning" or holds_up(event.get("reason", ""))])
     if last is None:
         return None
-    steps = (event["metadata"]["creationTimestamp"] for event in events if event.get("reason") in _STEPS)
     failed = latest([event for event in events if str(event.get("message", "")).startswith(_PULL_FAILED)])
     return PodEvent(
         last.get("type") == "Warning",
         last.get("reason", ""),
         last.get("message", ""),
-        step_since=max(map(datetime.fromisoformat, steps), default=None),
+        step_since=_newest_step(events, _STEPS),
         pull_error=failed["message"] if failed else "",
+        warned_since=_warned_since(events) if last.get("type") == "Warning" else None,
     )
+
+
+def _newest_step(events: list[Object], steps: set[str]) -> datetime | None:
+    """Return when the newest of these steps was first reported."""
+    return max((_first(event) for event in events if event.get("reason") in steps), default=None)
+
+
+def _warned_since(events: list[Object]) -> datetime | None:
+    """Return since when warnings hold the pod up: the first one after the newest step.
+
+    Of a warning from before that step which was sent again after it, only the last time is known."""
+    done = _newest_step(events, _DONE)
+    warnings = [e for e in events if e.get("type") == "Warning" and holds_up(e.get("reason", ""))]
+    times = [time for warning in warnings for time in (_first(warning), _time(warning)) if done is None or time > done]
+    return min(times, default=done)
 
 
 def holds_up(reason: str) -> bool:
@@ -56,6 +73,11 @@ def latest(events: list[Object], since: datetime | None = None) -> Object | None
     """Return the most recent Event, not older than `since`; of two at the same time, the warning."""
     seen = [event for event in events if since is None or _time(event) >= since]
     return max(seen, key=lambda event: (_time(event), event.get("type") == "Warning"), default=None)
+
+
+def _first(event: Object) -> datetime:
+    """Return when the Event was first reported."""
+    return datetime.fromisoformat(event["metadata"]["creationTimestamp"])
 
 
 def _time(event: Object) -> datetime:

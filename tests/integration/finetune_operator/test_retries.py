@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions.attempts.placement import NO_NODE_LIMIT
+from finetune_operator.decisions.attempts.placement import IN_USE_LIMIT, NO_NODE_LIMIT
 from tests.integration import sample_status
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet
 from tests.integration.finetune_operator.running import SECOND, training
@@ -142,7 +142,7 @@ def test_a_broken_gpu_on_the_only_node_fails_the_job_at_the_time_that_it_has_tol
     second = kubelet.pod_of(namespace, job.child(SECOND))
     avoided = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
     said = f"{avoided} preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
-    began = datetime.now(UTC)
+    began = datetime.now(UTC) + timedelta(seconds=90)  # later than the time at which the API server notes the words
     second.finds_no_node(said, since=began)
 
     end = f"{began + NO_NODE_LIMIT:%Y-%m-%d %H:%M} UTC"
@@ -154,9 +154,10 @@ def test_a_broken_gpu_on_the_only_node_fails_the_job_at_the_time_that_it_has_tol
     )
     assert job.status()["state"] == "Queued"
 
-    second.finds_no_node(said, since=datetime.now(UTC) - NO_NODE_LIMIT + timedelta(seconds=3))
+    # However new the words are, the scheduler has found no node for almost the longest time.
+    second.finds_no_node(said, since=datetime.now(UTC) - IN_USE_LIMIT + timedelta(seconds=3))
     job.assert_failed(
-        FailureReason.GPU_FAULT, f"A GPU failed on {NODE}, and no other node has taken the pod for 10 min: {said}"
+        FailureReason.GPU_FAULT, f"A GPU failed on {NODE}, and no other node has taken the pod for 24 h: {said}"
     )
     assert [a["reason"] for a in records(job)] == [FailureReason.GPU_FAULT] * 2
     wait_for("its Job to go", lambda: SECOND not in job.batch_jobs())

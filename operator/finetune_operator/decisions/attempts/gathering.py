@@ -15,7 +15,7 @@ LIMIT = timedelta(minutes=10)
 
 def waits_until(run: Run) -> datetime | None:
     """Return when the attempt gives its GPUs back; None if none of its pods has a node, or if all have one."""
-    held = [pod.held_since for pod in run.on_nodes if pod.held_since is not None]
+    held = _holding(run)
     return min(held) + LIMIT if 0 < len(held) < run.nodes else None
 
 
@@ -43,8 +43,14 @@ def look_again(run: Run, now: datetime) -> timedelta | None:
     return end - now if end is not None and end > now else None
 
 
+def _holding(run: Run) -> list[datetime]:
+    """Return since when pods hold their GPUs. One that is being removed waits for no other: it is from before a queue
+    stopped the Job, or its own end decides."""
+    return [pod.held_since for pod in run.on_nodes if pod.held_since is not None and not pod.is_leaving]
+
+
 def _counted(run: Run) -> str:
-    held = sum(pod.held_since is not None for pod in run.on_nodes)
+    held = len(_holding(run))
     return f"{held} of the {run.nodes} pods of the attempt {'has' if held == 1 else 'have'} a node"
 
 

@@ -1,7 +1,8 @@
 """Which nodes an attempt avoids, and how long it waits for another node.
 
-The scheduler says what it found on the other nodes. What passes by itself is waited for longer. Every wait has an end:
-a job that can only run on a broken node must fail and say so."""
+The scheduler says what it found on the other nodes. What passes by itself is waited for longer. Other words begin
+another wait: a node that is in use may be restarted, and is then not ready for a minute. Every wait has an end: a job
+that can only run on a broken node must fail and say so."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -20,7 +21,8 @@ NO_NODE_LIMIT = timedelta(minutes=10)
 CLOSED_LIMIT = timedelta(hours=1)
 """Another node is tainted or cordoned. Somebody may work on it, or it is kept for others."""
 IN_USE_LIMIT = timedelta(hours=24)
-"""Another node is large enough, and other pods use it. The pod stands in the scheduler's queue."""
+"""Another node is large enough, and other pods use it. The pod stands in the scheduler's queue. No pod waits longer,
+however often the words of the scheduler change."""
 _CLOSED = ("taint", "were unschedulable")
 """The scheduler's words for a node that accepts no pods, or only some."""
 
@@ -53,7 +55,10 @@ def _failed_again(records: Sequence[Attempt]) -> bool:
 def waits_until(record: Attempt, run: Run) -> datetime | None:
     """Return when the attempt gives up waiting for another node; None if it does not wait for one."""
     scheduled = _unscheduled(record, run)
-    return None if scheduled is None else (scheduled.since or run.created) + _limit(scheduled.message)
+    if scheduled is None:
+        return None
+    began = _began(scheduled, run)
+    return min(max(began, scheduled.said_since or began) + _limit(scheduled.message), began + IN_USE_LIMIT)
 
 
 def why_avoided(records: Sequence[Attempt]) -> FailureReason:
@@ -69,8 +74,8 @@ def without_a_node(record: Attempt, run: Run, why: FailureReason, now: datetime)
     scheduled, end = _unscheduled(record, run), waits_until(record, run)
     if scheduled is None or end is None or now < end:
         return None
-    avoided, hours = ", ".join(record.avoided_nodes or []), _limit(scheduled.message) / timedelta(hours=1)
-    waited = f"{hours:.0f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    avoided, minutes = ", ".join(record.avoided_nodes or []), (now - _began(scheduled, run)) // timedelta(minutes=1)
+    waited = f"{minutes // 60} h" if minutes >= 60 else f"{minutes} min"
     said = scheduled.message.rstrip(". ")
     found = "A GPU failed on" if why is FailureReason.GPU_FAULT else "Attempts were not started on"
     finding = f"{found} {avoided}, and no other node has taken the pod for {waited}: {said}."
@@ -91,6 +96,11 @@ def _unscheduled(record: Attempt, run: Run) -> PodCondition | None:
     if not record.avoided_nodes or scheduled is None or scheduled.status != "False":
         return None
     return scheduled if scheduled.reason == "Unschedulable" else None
+
+
+def _began(scheduled: PodCondition, run: Run) -> datetime:
+    """Return since when the pod has no node. A pod that had a scheduling gate shows no such time."""
+    return scheduled.since or (run.pod.created if run.pod else run.created)
 
 
 def _limit(said: str) -> timedelta:

@@ -15,8 +15,9 @@ image again after 10 s, and then after twice as long each time."""
 STUCK_AFTER = timedelta(seconds=60)
 """How long a scheduled pod may take to start before the operator reads its Events."""
 START_LIMIT = timedelta(minutes=10)
-"""How long a scheduled pod may fail to start before it counts as failed, because it holds its GPU. Volumes and networks
-can be slow on a new node, so this is longer than IMAGE_GRACE."""
+"""How long a scheduled pod may fail to start before it counts as failed, because it holds its GPU. It counts from the
+first warning: what came before may have taken long. Volumes and networks can be slow on a new node, or on one that was
+restarted, so this is longer than IMAGE_GRACE."""
 SLOW_LIMIT = timedelta(hours=6)
 """How long a scheduled pod may take to start if nothing says that it fails. Large images and slow volumes may take
 hours."""
@@ -103,7 +104,7 @@ def waiting(pod: Pod, now: datetime) -> RunStanding:
         return RunStanding(Standing.WAITING, message, requeue_after=LOOK_AGAIN_STUCK)
     if pod.event is not None and pod.event.is_warning and not _has_network_and_volumes(pod):
         said = f"{pod.event.reason}: {pod.event.message}"
-        left = (pod.placed or pod.created) + START_LIMIT - now
+        left = max(pod.may_start_since, pod.event.warned_since or pod.created) + START_LIMIT - now
         found = _failing(pod, said, left, _of_event(pod, pod.event))
         return replace(found, requeue_after=LOOK_AGAIN_STUCK) if found.standing is Standing.WAITING else found
     said = pod.event.message if pod.event else "no Event reports the cause of the delay"

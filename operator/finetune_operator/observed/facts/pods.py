@@ -34,6 +34,8 @@ class PodCondition:
     message: str
     since: datetime | None = None
     """When status last changed."""
+    said_since: datetime | None = None
+    """When message last changed, by the clock of the API server. Read only for a pod that the scheduler has refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class PodEvent:
     one. The same report, sent again, does not count. By the clock of the API server."""
     pull_error: str = ""
     """Why the last pull failed."""
+    warned_since: datetime | None = None
+    """Of a warning: since when nothing but warnings was reported. A container that is pulled, created or started ends
+    such a time. By the clock of the API server."""
 
 
 class NodeState(Enum):
@@ -147,10 +152,11 @@ class Pod:
         own: Object = next((c for c in status.get("containerStatuses", []) if c["name"] == names.CONTAINER), {})
         state = own.get("state", {})
         waiting, running, ended = state.get("waiting", {}), state.get("running", {}), state.get("terminated", {})
-        conditions = {c["type"]: _condition(c) for c in status.get("conditions", []) if c["type"] in _READ}
+        managed = metadata.get("managedFields", [])
+        conditions = {c["type"]: _condition(c, managed) for c in status.get("conditions", []) if c["type"] in _READ}
         scheduled, finished = conditions.get("PodScheduled"), _time(ended.get("finishedAt"))
         behind = node_clocks.behind(scheduled.since if scheduled else None, _time(status.get("startTime")))
-        written = node_clocks.written(metadata.get("managedFields", []))
+        written = node_clocks.written(managed)
         correction = node_clocks.correction(behind, finished, written)
         return cls(
             name=metadata["name"],
@@ -237,11 +243,28 @@ def _by_the_cluster(companion: Companion, behind: timedelta, written: datetime |
     return replace(companion, finished=companion.finished + node_clocks.correction(behind, companion.finished, written))
 
 
-def _condition(condition: Object) -> PodCondition:
-    since = _time(condition.get("lastTransitionTime"))
+def _condition(condition: Object, managed: list[Object]) -> PodCondition:
+    is_refused = condition["type"] == "PodScheduled" and condition["status"] == "False"
     return PodCondition(
-        sys.intern(condition["status"]), condition.get("reason", ""), condition.get("message", ""), since
+        sys.intern(condition["status"]),
+        condition.get("reason", ""),
+        condition.get("message", ""),
+        _time(condition.get("lastTransitionTime")),
+        _said_since(managed) if is_refused else None,
     )
+
+
+def _said_since(managed: list[Object]) -> datetime | None:
+    """Return when the scheduler last changed its message, from the managedFields of the pod.
+
+    It writes only what has changed. lastTransitionTime stays while the pod has no node. Several programs can be
+    schedulers, so the name of the field manager differs."""
+    times = []
+    for entry in managed:
+        conditions = entry.get("fieldsV1", {}).get("f:status", {}).get("f:conditions", {})
+        if "time" in entry and "f:message" in conditions.get('k:{"type":"PodScheduled"}', {}):
+            times.append(datetime.fromisoformat(entry["time"]))
+    return max(times, default=None)
 
 
 def _corrected(conditions: dict[str, PodCondition], correction: timedelta) -> dict[str, PodCondition]:

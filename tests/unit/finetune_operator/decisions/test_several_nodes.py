@@ -134,6 +134,16 @@ def test_a_pod_without_a_node_is_waited_for_up_to_a_limit_while_the_others_hold_
     assert (job["kind"], job["metadata"]["name"]) == ("Job", "tickets-12345678-a2"), "it is tried again"
 
 
+def test_a_pod_that_is_being_removed_holds_no_gpu_for_its_replacement() -> None:
+    """A queue has stopped the Job after an hour and resumes it. The trainer of one old pod has ended, and a sidecar
+    uses the rest of the grace period."""
+    old = on(0, exit_code=33, due=NOW + HOUR + LIMIT, finished=NOW + HOUR)
+    new = on(1, "Pending", name="new", created=NOW + HOUR, node_name=None, conditions=UNPLACED)
+    plan = reconcile(two(old, new), NOW + HOUR + LIMIT / 5)
+    assert (reason(plan), plan.delete_jobs) == ("WaitingForGPU", [])
+    assert "gives its GPUs back" not in message(plan)
+
+
 def test_a_pod_that_a_quota_refuses_is_waited_for_likewise() -> None:
     world = two(on(0), refusal="exceeded quota: gpus, requested: 4")
     assert "Wait until other pods of the namespace end, or raise ResourceQuota gpus." in message(reconcile(world, NOW))

@@ -87,6 +87,53 @@ def test_the_failed_job_says_for_how_long_it_waited_and_what_the_scheduler_found
     assert "for 10 min: " in message(after(waiting(f"0/1 nodes are available: {AVOIDED}."), NO_NODE_LIMIT))
 
 
+NO_NODE = f"0/2 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}. {NEVER}"
+CLOSED = f"0/2 nodes are available: {AVOIDED}, 1 node(s) had untolerated taint(s) {{unreachable}}. {NEVER}"
+BUSY = f"0/2 nodes are available: 1 Insufficient nvidia.com/gpu, {AVOIDED}. {IN_USE}"
+
+
+def now_said(said: str, since: timedelta, gated: bool = False) -> World:
+    """The pod has no node since NOW. The scheduler says this since a later time. `gated`: the pod had a scheduling gate
+    first, so Kubernetes tells no time at which the scheduler began."""
+    world = waiting(BUSY)
+    run = world.attempts[2]
+    assert run.pod is not None
+    scheduled = PodCondition("False", "Unschedulable", said, None if gated else NOW, said_since=NOW + since)
+    changed = replace(run.pod, conditions={"PodScheduled": scheduled})
+    waits = replace(run.with_pods([changed]), created=NOW - 2 * IN_USE_LIMIT)  # its queue held the Job back
+    return replace(world, attempts={**world.attempts, 2: waits})
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("hours", [2, 20])
+@pytest.mark.parametrize(("said", "limit"), [(NO_NODE, NO_NODE_LIMIT), (CLOSED, CLOSED_LIMIT)])
+def test_a_node_that_is_away_for_a_moment_does_not_end_a_long_wait(
+    said: str, limit: timedelta, hours: int, gated: bool
+) -> None:
+    """The other node is in use. After hours its kubelet or its device plugin is restarted."""
+    changed = timedelta(hours=hours)
+    world = now_said(said, changed, gated)
+
+    at_once, before, ended = (after(world, changed + time) for time in (timedelta(0), limit - SECOND, limit))
+
+    assert [(state(plan), plan.requeue_after) for plan in (at_once, before)] == [("Queued", limit), ("Queued", SECOND)]
+    assert (state(ended), reason(ended)) == ("Failed", "GPUFault")
+    assert f"no other node has taken the pod for {(changed + limit) // timedelta(hours=1)} h: {said}" in message(ended)
+    back = after(now_said(BUSY, changed + SECOND, gated), changed + SECOND)
+    assert back.requeue_after == IN_USE_LIMIT - changed - SECOND, "a flap does not begin the wait again"
+
+
+@pytest.mark.parametrize("said", [NO_NODE, CLOSED, BUSY])
+def test_words_that_change_again_and_again_do_not_keep_a_job_for_ever(said: str) -> None:
+    world = now_said(said, IN_USE_LIMIT - SECOND)
+
+    before, ended = after(world, IN_USE_LIMIT - SECOND), after(world, IN_USE_LIMIT)
+
+    assert (state(before), before.requeue_after) == ("Queued", SECOND)
+    assert (state(ended), reason(ended)) == ("Failed", "GPUFault")
+    assert "no other node has taken the pod for 24 h: " in message(ended)
+
+
 @pytest.mark.parametrize(
     "world",
     [

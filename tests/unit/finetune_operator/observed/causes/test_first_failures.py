@@ -46,7 +46,7 @@ class Cluster:
 
     def report(self, after: timedelta, reason: str, message: str) -> None:
         at = f"{NOW + after:%Y-%m-%dT%H:%M:%SZ}"
-        type = "Warning" if reason in ("Failed", "BackOff") else "Normal"
+        type = "Warning" if reason.startswith(("Failed", "BackOff")) else "Normal"
         known = self.items.setdefault((reason, message), {"metadata": {"creationTimestamp": at}})
         self.items[reason, message] = {**known, "type": type, "reason": reason, "message": message, "lastTimestamp": at}
 
@@ -163,6 +163,56 @@ def test_a_native_sidecar_that_crashes_after_hours_is_waited_for_as_long_as_one_
 
     assert judged(cluster, failed, 2 * 3600 + 1).standing is Standing.WAITING
     assert judged(cluster, failed, (2 * HOUR + START_LIMIT).total_seconds()).failure is FailureReason.POD_START_FAILED
+
+
+CACHE = 'MountVolume.SetUp failed for volume "bundle": failed to sync configmap cache: timed out'
+
+
+def starting() -> Pod:
+    """The kubelet prepares the volumes or the network of the pod, or pulls its image."""
+    return pending("ContainerCreating")
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("minutes", [5, 30, 300])
+def test_a_first_warning_after_a_long_normal_start_is_waited_for(minutes: int, again: bool) -> None:
+    """A large image is pulled. Then the node is restarted, and its volumes are not there at once. `again`: the same
+    was reported in the first second."""
+    begun, limit = 60 * minutes, START_LIMIT.total_seconds()
+    cluster = Cluster()
+    if again:
+        cluster.report(SECOND, "FailedMount", CACHE)
+    cluster.report(5 * SECOND, "Pulling", 'Pulling image "trainer:1"')
+    cluster.report(seconds(begun), "FailedMount", CACHE)
+
+    assert judged(cluster, starting(), begun).standing is Standing.WAITING
+    assert judged(cluster, starting(), begun + limit - 1).standing is Standing.WAITING
+    found = judged(cluster, starting(), begun + limit)
+    assert (found.standing, found.failure) == (Standing.FAILED, FailureReason.POD_START_FAILED)
+
+
+@pytest.mark.parametrize("begun", [2, 1800])
+def test_a_start_that_fails_again_and_again_ends_by_its_first_warning(begun: int) -> None:
+    """Each sandbox has another name. The kubelet tells between the failures that it will make another one."""
+    limit = START_LIMIT.total_seconds()
+    cluster = Cluster()
+    if begun > 2:
+        cluster.report(SECOND, "Pulling", 'Pulling image "trainer:1"')
+    for number, after in enumerate(range(begun, begun + int(limit) + 1, 12)):
+        cluster.report(seconds(after), "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+        cluster.report(seconds(after), "FailedCreatePodSandBox", f'network of sandbox "{number}": plugin failed')
+
+    assert judged(cluster, starting(), begun + limit - 1).standing is Standing.WAITING
+    assert judged(cluster, starting(), begun + limit).failure is FailureReason.NODE_FAULT
+
+
+def test_a_warning_in_the_second_of_the_last_step_was_over_when_the_next_one_came() -> None:
+    cluster = Cluster()
+    cluster.report(SECOND, "FailedMount", "not registered")
+    cluster.report(SECOND, "Pulling", 'Pulling image "trainer:1"')
+    cluster.report(HOUR, "FailedMount", CACHE)
+
+    assert judged(cluster, starting(), 3600 + 60).standing is Standing.WAITING
 
 
 AWAY = [

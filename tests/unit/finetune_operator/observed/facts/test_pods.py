@@ -1,5 +1,6 @@
 """A pod's JSON: the trainer's container is found by its name, wherever webhooks put theirs."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -147,6 +148,46 @@ def test_of_the_words_of_other_containers_only_those_of_the_runtime_are_kept(rea
     (found,) = pod("Failed", before=(ended,)).companions
 
     assert found.runtime_error == kept
+
+
+def unscheduled(*managed: tuple[str, str, list[str]], status: str = "False") -> Pod:
+    """A pod whose managedFields have these managers: name, time, and the fields of PodScheduled that are theirs."""
+    condition = {"type": "PodScheduled", "status": status, "reason": "Unschedulable", "message": "0/1 nodes"}
+    entries = [
+        {
+            "manager": manager,
+            "operation": "Update",
+            "subresource": "status",
+            "time": time,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": {
+                "f:status": {
+                    "f:conditions": {".": {}, 'k:{"type":"PodScheduled"}': {f"f:{field}": {} for field in fields}},
+                }
+            },
+        }
+        for manager, time, fields in managed
+    ]
+    metadata = {"name": "p", "creationTimestamp": STARTED, "managedFields": entries}
+    return Pod.parse({"metadata": metadata, "status": {"conditions": [{**condition, "lastTransitionTime": STARTED}]}})
+
+
+WORDS, TYPE = ["lastTransitionTime", "message", "reason", "status"], ["type", "status"]
+
+
+@pytest.mark.parametrize("scheduler", ["kube-scheduler", "volcano"])
+def test_the_time_of_the_words_of_the_scheduler_is_that_of_the_field_manager_that_wrote_them(scheduler: str) -> None:
+    refused = unscheduled((scheduler, ENDED, WORDS), ("kube-apiserver", "2026-01-02T09:00:00Z", TYPE))
+
+    scheduled = refused.conditions["PodScheduled"]
+    assert scheduled.since == datetime.fromisoformat(STARTED)
+    assert scheduled.said_since == datetime.fromisoformat(ENDED)
+
+
+def test_the_words_about_a_pod_that_has_a_node_and_words_of_an_unknown_time_have_none() -> None:
+    placed = unscheduled(("kube-scheduler", ENDED, WORDS), status="True")
+
+    assert [each.conditions["PodScheduled"].said_since for each in (placed, unscheduled())] == [None, None]
 
 
 @pytest.mark.parametrize(("labels", "trains"), [({}, False), ({names.LABEL_ATTEMPT: "1"}, True)])
