@@ -26,6 +26,10 @@ def assess_one(world: World, now: datetime) -> RunStanding:
         found = RunStanding(Standing.FAILED, finding, FailureReason.EVICTED)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return RunStanding(Standing.SUCCEEDED)
+    if (name := vanished(world)) is not None:
+        if _last(world) is None and said is not None and said[1] is not FailureReason.PREEMPTED:
+            return RunStanding(Standing.FAILED, *said)  # with a record, these may be the words of an earlier preflight
+        return RunStanding(Standing.FAILED, f"Job {name} was deleted before its work was done.", FailureReason.EVICTED)
     if found.standing is Standing.ABSENT and (last := _last(world)) is not None:
         return RunStanding(Standing.FAILED, last.message or "", _reason(last))
     if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
@@ -53,6 +57,8 @@ def with_failure(world: World, history: History, found: RunStanding, now: dateti
     """Return the history with the record of the preflight that has failed."""
     last, run = _last(world), _run(world)
     number = world.preflight_number if run else last.number if last else 1
+    if vanished(world) is not None:
+        number = next_number(world)
     if last is not None and last.number == number:
         return history
     pod = run.pod if run else None
@@ -75,15 +81,27 @@ def is_recorded(world: World, history: History) -> bool:
 
 
 def next_number(world: World) -> int:
-    """Return the number of the preflight to create: that of one which was deleted before it ended, or the next one."""
-    last = _last(world)
-    return last.number + 1 if last else 1
+    """Return the number of the preflight to create: that of one which the operator has stopped, or the next one."""
+    return world.preflight_under_way
+
+
+def vanished(world: World) -> str | None:
+    """Return the name of the preflight's Job if the status says that it exists, and somebody has deleted it.
+
+    Before the operator itself deletes it, the status says something else: that the job is suspended, or how the
+    preflight ended."""
+    number = world.preflight_under_way
+    exists = world.preflight is not None and world.preflight_number >= number
+    if exists or not world.expects_preflight:
+        return None
+    return names.preflight_name(world.name, world.uid, number)
 
 
 def _run(world: World) -> Run | None:
     """Return the last preflight. If its Job was deleted, that of an earlier one may still exist, and does not count."""
     last = _last(world)
-    return None if last is not None and world.preflight_number < last.number else world.preflight
+    is_older = last is not None and world.preflight_number < last.number
+    return None if is_older or vanished(world) is not None else world.preflight
 
 
 def _last(world: World) -> Attempt | None:

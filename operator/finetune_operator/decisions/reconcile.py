@@ -174,10 +174,12 @@ def _validate(
         history = preflights.with_failure(world, history, found, now)
         verdict = retries.after_preflight(history.preflights, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
+        # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
         if not preflights.is_recorded(world, history) or now < verdict.at:
             pause = max(verdict.at - now, NOW_AGAIN)
             outlook = outlooks.retrying(history.preflights[-1], "Preflight", verdict.at, now)
-            return plans.proceed(world, outlook, history, now, requeue_after=pause)
+            plan = plans.proceed(world, outlook, history, now, requeue_after=pause)
+            return replace(plan, is_final=preflights.vanished(world) is not None)
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
@@ -187,7 +189,6 @@ def _validate(
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
     plan = plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
-    # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
     return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_operator.decisions import admission
 from finetune_operator.decisions.objects import bundles
+from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds, state
@@ -33,7 +34,7 @@ def test_a_job_that_was_suspended_during_its_preflight_has_begun_so_no_change_of
     change: dict[str, Any],
 ) -> None:
     world = replace(suspended_during_its_preflight(), **change)
-    assert state(reconcile(world, NOW + DAY)) == "Suspended"
+    assert reconcile(world, NOW + DAY) == Plan(), "it stays suspended"
 
     resumed = replace(world, spec=SPEC, generation=3)
     assert state(reconcile(resumed, NOW + DAY)) == "Pending"
