@@ -9,6 +9,7 @@ from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
+from finetune_operator.decisions.attempts.retries import MOST_PREFLIGHTS
 from finetune_operator.decisions.objects import bundles
 from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
@@ -61,17 +62,20 @@ def with_failure(world: World, history: History, found: RunStanding, now: dateti
         number = next_number(world)
     if last is not None and last.number == number:
         return history
-    pod = run.pod if run else None
-    record = Attempt(
-        number=number,
-        name=run.name if run else names.preflight_name(world.name, world.uid, number),
-        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
-        reason=found.failure or FailureReason.TRAINER_CRASHED,
-        message=found.message,
-        exit_code=pod.exit_code if pod else None,
-        node_name=pod.node_name if pod else None,
-    )
-    return replace(history, preflights=(*history.preflights, record))
+    reason = found.failure or FailureReason.TRAINER_CRASHED
+    return _with_record(world, history, number, (reason, found.message), now)
+
+
+def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
+    """Return the history with the record of the preflight that is stopped because the job is suspended.
+
+    One whose pod has not started can have written nothing, and has none."""
+    run = _run(world)
+    has_started = run is not None and run.pod is not None and run.pod.started is not None
+    has_ended = assess_one(world, now).standing in (Standing.SUCCEEDED, Standing.FAILED)
+    if has_ended or not has_started or world.preflight_number >= MOST_PREFLIGHTS:
+        return history
+    return _with_record(world, history, world.preflight_number, (reason, message), now)
 
 
 def is_recorded(world: World, history: History) -> bool:
@@ -83,6 +87,22 @@ def is_recorded(world: World, history: History) -> bool:
 def next_number(world: World) -> int:
     """Return the number of the preflight to create: that of one which the operator has stopped, or the next one."""
     return world.preflight_under_way
+
+
+def _with_record(world: World, history: History, number: int, end: tuple[str, str], now: datetime) -> History:
+    """Return the history with the record of preflight `number`. `end`: reason and message."""
+    run = _run(world)
+    pod = run.pod if run else None
+    record = Attempt(
+        number=number,
+        name=run.name if run else names.preflight_name(world.name, world.uid, number),
+        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
+        reason=end[0],
+        message=end[1],
+        exit_code=pod.exit_code if pod else None,
+        node_name=pod.node_name if pod else None,
+    )
+    return replace(history, preflights=(*history.preflights, record))
 
 
 def vanished(world: World) -> str | None:
@@ -98,10 +118,10 @@ def vanished(world: World) -> str | None:
 
 
 def _run(world: World) -> Run | None:
-    """Return the last preflight. If its Job was deleted, that of an earlier one may still exist, and does not count."""
-    last = _last(world)
-    is_older = last is not None and world.preflight_number < last.number
-    return None if is_older or vanished(world) is not None else world.preflight
+    """Return the preflight that is not on record yet; None if its Job does not exist.
+
+    The Job of one on record does not count, also if it was not deleted yet."""
+    return world.preflight if world.preflight_number >= next_number(world) else None
 
 
 def _last(world: World) -> Attempt | None:

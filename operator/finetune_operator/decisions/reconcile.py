@@ -130,6 +130,7 @@ def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> P
     """Return the plan for a job that must not run and has no running attempt."""
     if not stop.suspends_the_job:
         return plans.fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
+    history = preflights.stopped(world, history, stop.reason, stop.message, now)
     plan = plans.proceed(world, outlooks.suspended(stop), history, now, requeue_after=_until_gone(world, history, now))
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))
 
