@@ -70,10 +70,10 @@ def _next_step(world: World, now: datetime) -> Plan:
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
-    """Return the plan that replaces one with an object that the API server refused. Its status tells the tenant why.
+    """Return the plan that replaces one with an object that could not be created. Its status tells the tenant why.
     The status of a job that has ended stays, and an Event tells it.
 
-    The refused plan is tried again with growing pauses."""
+    `message`: why, and what helps. The refused plan is tried again with growing pauses."""
     if world.is_over:
         return Plan(events=[Event("Warning", "CleanupRefused", message)])
     history = records.history(world, now)
