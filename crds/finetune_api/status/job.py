@@ -177,7 +177,8 @@ class FineTuneJobStatus(StatusModel):
     attempts: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
     """The last ten attempts."""
     preflights: Annotated[list[Attempt], Field(max_length=RECORDED), list_map("number")] | None = None
-    """The last ten preflights that ended without a result and were repeated, or could not be repeated."""
+    """The last ten preflights that ended without a result and were repeated, or could not be repeated. One that was
+    stopped because the job was suspended is among them, with the reason Suspended."""
     gpu_type: ChosenGpuType | None = None
     """The GPU type that all attempts of the job use, and why, as it was in the FineTuneProfile when the first attempt
     was started. A later attempt uses the type of this name as the FineTuneProfile has it then."""

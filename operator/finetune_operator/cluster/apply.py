@@ -5,9 +5,11 @@ import logging
 from datetime import datetime
 
 from finetune_api import names
+from finetune_api.reasons import FINDING_LENGTH
 from finetune_api.status.job import OPERATOR_MANAGER
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
 from finetune_operator.store.kept import unpacked
@@ -16,12 +18,12 @@ from finetune_operator.store.store import KINDS, Store
 logger = logging.getLogger(__name__)
 
 
-class NameTakenError(Exception):
-    """The name of a child is used by an object that does not belong to this job."""
-
-
 class RefusedError(Exception):
-    """The API server refused a child, for example because of a quota, a policy or an invalid value."""
+    """The API server refused a child, for example because of a quota, a policy or an invalid value, or its name is
+    used by an object that does not belong to this job. As text: the finding and what helps."""
+
+    def __init__(self, finding: str, remedy: str) -> None:
+        super().__init__(f"{finding[:FINDING_LENGTH]} {remedy}")
 
 
 class OtherBundleError(Exception):
@@ -45,7 +47,7 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are
     deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
-    Raises OutdatedError if the job has changed since it was observed, RefusedError if the API server refuses a child,
+    Raises OutdatedError if the job has changed since it was observed, RefusedError if a child cannot be created,
     OtherBundleError if the job has a bundle that was not observed, and NamespaceGoneError if the namespace is being
     deleted."""
     if plan.is_final:
@@ -122,7 +124,8 @@ def _create(api: Api, store: Store, world: World, body: Object) -> None:
     except ApiError as error:
         if _is_refusal(error):
             child = f"{body['kind']} {body['metadata']['name']}"
-            raise RefusedError(f"The API server refused {child}: {error.message}.") from error
+            remedy = remedies.of_refused_object(body["kind"], error.message)
+            raise RefusedError(f"The API server refused {child}: {error.message.rstrip('. ')}.", remedy) from error
         raise
     present = made or api.get(body["kind"], body["metadata"]["name"], world.namespace)
     if present is None:
@@ -149,10 +152,12 @@ def _tell(api: Api, world: World, event: Event, now: datetime) -> None:
 
 
 def _check_owner(world: World, body: Object, present: Object) -> None:
-    """Raise NameTakenError if the existing object has another owner. Objects of the whole namespace have no owner."""
+    """Raise RefusedError if the existing object has another owner. Objects of the whole namespace have no owner."""
     owners = [owner["uid"] for owner in present["metadata"].get("ownerReferences", [])]
     if "ownerReferences" in body["metadata"] and world.uid not in owners:
-        raise NameTakenError(f"{body['kind']} {body['metadata']['name']} exists and belongs to another owner")
+        kind, name = body["kind"], body["metadata"]["name"]
+        finding = f"{kind} {name} exists already, and does not belong to this FineTuneJob."
+        raise RefusedError(finding, remedies.of_taken_name(kind, name))
 
 
 def _event(world: World, event: Event, now: datetime) -> Object:

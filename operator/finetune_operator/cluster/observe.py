@@ -42,6 +42,7 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
     if world.is_over:
         return observe_ended(api, store, job, world)
     _find_unseen_attempt(api, store, world)
+    _find_unseen_preflight(api, store, world)
     world = _with_runs(api, store, workloads, world)
     return world if world.spec is None else _with_surroundings(api, store, accounts, world, world.spec)
 
@@ -59,6 +60,18 @@ def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
         store.put("Job", raw, own=True)
     else:
         _read_pods(api, store, world, f"{names.LABEL_JOB_UID}={world.uid}")
+
+
+def _find_unseen_preflight(api: Api, store: Store, world: World) -> None:
+    """Read the Job of the preflight live, if the status says that it exists and the store does not know it.
+
+    A late watch must not count as an interruption."""
+    name = names.preflight_name(world.name, world.uid, world.preflight_under_way)
+    if not world.expects_preflight or any(kept.run.name == name for kept, _ in store.runs(world.uid)):
+        return
+    raw = api.get("Job", name, world.namespace)
+    if raw is not None:
+        store.put("Job", raw, own=True)
 
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api import names
+from finetune_api.reasons import FailureReason
 from finetune_api.status.job import Condition, ConditionType
 from finetune_operator.decisions.attempts.usage import has_ended
 from finetune_operator.decisions.objects import bundles, children, claims
@@ -18,6 +19,8 @@ LOOK_AGAIN = timedelta(minutes=1)
 """Interval of checks for pods that still stop."""
 LOOK_AGAIN_AT_LAST = timedelta(hours=1)
 """Interval of checks for what starts no decision by itself: a spec or a profile that this version cannot read."""
+DEADLINE = "DeadlineExceeded"
+"""Reason of a Job's condition Failed at its activeDeadlineSeconds."""
 REMEDY = "Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
 REMEDY_IN_A_CLAIM = "Delete this folder yourself: nothing else deletes files of a volume."
 CLAIM_GONE = "ClaimGone"
@@ -76,8 +79,21 @@ def _follow(world: World, run: Run, now: datetime) -> Plan:
         return replace(_told(world, True, "Deleted", said, now), delete_jobs=live)
     folder = f"{names.WORK_FOLDER}/{world.uid}/ below spec.output.uri"
     remedy = REMEDY_IN_A_CLAIM if world.spec and claims.output_of(world.spec) else REMEDY
-    message = f"The temporary objects in {folder} were not deleted. {end.message} {remedy}"
+    message = f"The temporary objects in {folder} were not deleted. {_cause(world, run, end)} {remedy}"
     return replace(_told(world, False, "CleanupFailed", message, now), delete_jobs=live)
+
+
+def _cause(world: World, run: Run, end: RunStanding) -> str:
+    """Return why a cleanup failed. At its deadline Kubernetes deletes the pod, which could show it."""
+    told = run.pod.termination if run.pod else None
+    is_stopped = told is None or told.reason == FailureReason.PREEMPTED
+    if not (is_stopped and run.failure.startswith(DEADLINE)):
+        return end.message
+    return (
+        f"Job {run.name} had not ended when its time was over (activeDeadlineSeconds, {children.CLEANUP_SECONDS} s). "
+        "Its pod could not start, for example because of a quota or an image, or the storage was too slow: "
+        f"kubectl get events --namespace {world.namespace} shows the cause for about an hour."
+    )
 
 
 def _gone(world: World) -> str | None:

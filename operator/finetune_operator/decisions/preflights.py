@@ -9,6 +9,7 @@ from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
+from finetune_operator.decisions.attempts.retries import MOST_PREFLIGHTS
 from finetune_operator.decisions.objects import bundles
 from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
@@ -26,6 +27,10 @@ def assess_one(world: World, now: datetime) -> RunStanding:
         found = RunStanding(Standing.FAILED, finding, FailureReason.EVICTED)
     if world.status.is_true(ConditionType.VALIDATED) and found.standing is not Standing.RUNNING:
         return RunStanding(Standing.SUCCEEDED)
+    if (name := vanished(world)) is not None:
+        if _last(world) is None and said is not None and said[1] is not FailureReason.PREEMPTED:
+            return RunStanding(Standing.FAILED, *said)  # with a record, these may be the words of an earlier preflight
+        return RunStanding(Standing.FAILED, f"Job {name} was deleted before its work was done.", FailureReason.EVICTED)
     if found.standing is Standing.ABSENT and (last := _last(world)) is not None:
         return RunStanding(Standing.FAILED, last.message or "", _reason(last))
     if found.standing is Standing.ABSENT and said is not None and said[1] is not FailureReason.PREEMPTED:
@@ -53,19 +58,24 @@ def with_failure(world: World, history: History, found: RunStanding, now: dateti
     """Return the history with the record of the preflight that has failed."""
     last, run = _last(world), _run(world)
     number = world.preflight_number if run else last.number if last else 1
+    if vanished(world) is not None:
+        number = next_number(world)
     if last is not None and last.number == number:
         return history
-    pod = run.pod if run else None
-    record = Attempt(
-        number=number,
-        name=run.name if run else names.preflight_name(world.name, world.uid, number),
-        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
-        reason=found.failure or FailureReason.TRAINER_CRASHED,
-        message=found.message,
-        exit_code=pod.exit_code if pod else None,
-        node_name=pod.node_name if pod else None,
-    )
-    return replace(history, preflights=(*history.preflights, record))
+    reason = found.failure or FailureReason.TRAINER_CRASHED
+    return _with_record(world, history, number, (reason, found.message), now)
+
+
+def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
+    """Return the history with the record of the preflight that is stopped because the job is suspended.
+
+    One whose pod has not started can have written nothing, and has none."""
+    run = _run(world)
+    has_started = run is not None and run.pod is not None and run.pod.started is not None
+    has_ended = assess_one(world, now).standing in (Standing.SUCCEEDED, Standing.FAILED)
+    if has_ended or not has_started or world.preflight_number >= MOST_PREFLIGHTS:
+        return history
+    return _with_record(world, history, world.preflight_number, (reason, message), now)
 
 
 def is_recorded(world: World, history: History) -> bool:
@@ -75,15 +85,43 @@ def is_recorded(world: World, history: History) -> bool:
 
 
 def next_number(world: World) -> int:
-    """Return the number of the preflight to create: that of one which was deleted before it ended, or the next one."""
-    last = _last(world)
-    return last.number + 1 if last else 1
+    """Return the number of the preflight to create: that of one which the operator has stopped, or the next one."""
+    return world.preflight_under_way
+
+
+def _with_record(world: World, history: History, number: int, end: tuple[str, str], now: datetime) -> History:
+    """Return the history with the record of preflight `number`. `end`: reason and message."""
+    run = _run(world)
+    pod = run.pod if run else None
+    record = Attempt(
+        number=number,
+        name=run.name if run else names.preflight_name(world.name, world.uid, number),
+        completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
+        reason=end[0],
+        message=end[1],
+        exit_code=pod.exit_code if pod else None,
+        node_name=pod.node_name if pod else None,
+    )
+    return replace(history, preflights=(*history.preflights, record))
+
+
+def vanished(world: World) -> str | None:
+    """Return the name of the preflight's Job if the status says that it exists, and somebody has deleted it.
+
+    Before the operator itself deletes it, the status says something else: that the job is suspended, or how the
+    preflight ended."""
+    number = world.preflight_under_way
+    exists = world.preflight is not None and world.preflight_number >= number
+    if exists or not world.expects_preflight:
+        return None
+    return names.preflight_name(world.name, world.uid, number)
 
 
 def _run(world: World) -> Run | None:
-    """Return the last preflight. If its Job was deleted, that of an earlier one may still exist, and does not count."""
-    last = _last(world)
-    return None if last is not None and world.preflight_number < last.number else world.preflight
+    """Return the preflight that is not on record yet; None if its Job does not exist.
+
+    The Job of one on record does not count, also if it was not deleted yet."""
+    return world.preflight if world.preflight_number >= next_number(world) else None
 
 
 def _last(world: World) -> Attempt | None:

@@ -70,10 +70,10 @@ def _next_step(world: World, now: datetime) -> Plan:
 
 
 def refused(world: World, message: str, now: datetime) -> Plan:
-    """Return the plan that replaces one with an object that the API server refused. Its status tells the tenant why.
+    """Return the plan that replaces one with an object that could not be created. Its status tells the tenant why.
     The status of a job that has ended stays, and an Event tells it.
 
-    The refused plan is tried again with growing pauses."""
+    `message`: why, and what helps. The refused plan is tried again with growing pauses."""
     if world.is_over:
         return Plan(events=[Event("Warning", "CleanupRefused", message)])
     history = records.history(world, now)
@@ -130,6 +130,7 @@ def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> P
     """Return the plan for a job that must not run and has no running attempt."""
     if not stop.suspends_the_job:
         return plans.fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
+    history = preflights.stopped(world, history, stop.reason, stop.message, now)
     plan = plans.proceed(world, outlooks.suspended(stop), history, now, requeue_after=_until_gone(world, history, now))
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))
 
@@ -174,10 +175,12 @@ def _validate(
         history = preflights.with_failure(world, history, found, now)
         verdict = retries.after_preflight(history.preflights, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
+        # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
         if not preflights.is_recorded(world, history) or now < verdict.at:
             pause = max(verdict.at - now, NOW_AGAIN)
             outlook = outlooks.retrying(history.preflights[-1], "Preflight", verdict.at, now)
-            return plans.proceed(world, outlook, history, now, requeue_after=pause)
+            plan = plans.proceed(world, outlook, history, now, requeue_after=pause)
+            return replace(plan, is_final=preflights.vanished(world) is not None)
         found = RunStanding(Standing.ABSENT)
         history = replace(history, preflight=preflights.next_number(world))
     create = children.groundwork(world, spec)
@@ -187,7 +190,6 @@ def _validate(
     if found.standing is Standing.ABSENT:
         create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
     plan = plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
-    # A missing preflight may be the first sign that the whole FineTuneJob was deleted.
     return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.profile import FineTuneProfileSpec
-from finetune_api.status.job import ConditionType, FineTuneJobStatus, State
+from finetune_api.status.job import ConditionType, FineTuneJobStatus, Stage, State
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import Claim
 from finetune_operator.observed.facts.pods import Object, Pod
@@ -159,6 +159,16 @@ class World:
         working = status.stage is not None or status.state in (State.VALIDATING, State.QUEUED, State.RUNNING)
         ended = status.attempts or status.preflights or (status.counts and status.counts.attempts)
         return working or bool(ended) or status.is_true(ConditionType.VALIDATED)
+
+    @property
+    def preflight_under_way(self) -> int:
+        """Number of the preflight after the last one that ended without a result."""
+        return self.status.preflights[-1].number + 1 if self.status.preflights else 1
+
+    @property
+    def expects_preflight(self) -> bool:
+        """Whether the status says that the Job of the preflight exists, and that it has no result yet."""
+        return self.status.stage is Stage.PREFLIGHT and not self.status.is_true(ConditionType.VALIDATED)
 
     @property
     def is_over(self) -> bool:

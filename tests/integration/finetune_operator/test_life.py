@@ -273,6 +273,7 @@ def test_a_quota_that_refuses_a_child_is_told_to_the_tenant_and_waited_out(
     message = job.ready()["message"]
     assert f"refused Job {job.child(PREFLIGHT)}: " in message
     assert "exceeded quota: none" in message
+    assert "raise ResourceQuota none. The operator tries again by itself." in message
 
     kube.delete(quota)
     kubelet.play(namespace, job.is_complete, timeout=60)

@@ -40,6 +40,8 @@ HELD = {"suspended": True, "queue": "gpus"}
 
 ARTIFACTS = {"adapter": "s3://r/a", "report": "s3://r/r", "manifest": "s3://r/m", "digest": "0"}
 """What the pod of an attempt writes when it has published."""
+BY_PODS = ("preflight", "resolved", "training", "evaluation", "artifacts")
+"""Fields of the status that pods write."""
 
 
 def fresh(**changes: Any) -> World:
@@ -103,7 +105,7 @@ def validated(**changes: Any) -> World:
 
 
 def with_status(world: World, plan: Plan) -> World:
-    """The world after the plan's status was written."""
+    """The world after the plan's status was written. Fields that the operator applies no longer are gone."""
     if plan.status is None:
         return world
     others = [
@@ -111,7 +113,8 @@ def with_status(world: World, plan: Plan) -> World:
         for c in world.raw_status.get("conditions", [])
         if c["type"] in (ConditionType.VALIDATED, ConditionType.TRAINED, ConditionType.EVALUATED)
     ]
-    raw = {**world.raw_status, **plan.status, "conditions": plan.status["conditions"] + others}
+    written = {name: part for name, part in world.raw_status.items() if name in BY_PODS}
+    raw = {**written, **plan.status, "conditions": plan.status["conditions"] + others}
     return replace(world, raw_status=raw, status=FineTuneJobStatus.model_validate(raw))
 
 

@@ -21,24 +21,29 @@ def silent(world: World, number: int, run: Run, standing: RunStanding, now: date
     """Return a finding if the pod of attempt `number` has given no sign of life for too long; else None.
 
     `number`: 0 for a preflight, which writes its result at its end. Its own watchdog ends one that hangs sooner."""
-    left = silent_in(world, number, run, standing, now)
-    if left is None or left > timedelta(0):
+    left, most = silent_in(world, number, run, standing, now), longest(world, number)
+    if left is None or most is None or left > timedelta(0):
         return None
-    hours = longest(world, number) / timedelta(hours=1)
+    hours = most / timedelta(hours=1)
     what = "The training pod" if number else "The preflight pod"
     missing = "progress" if number else "result"
     return f"{what} has run for {hours:.0f} hours without writing its {missing} in the status."
 
 
-def longest(world: World, number: int) -> timedelta:
-    """Return the longest time without a sign of life of attempt `number`; 0 for a preflight."""
-    stall = (world.spec.policy.stall_timeout_seconds if world.spec else None) or 0
+def longest(world: World, number: int) -> timedelta | None:
+    """Return the longest time without a sign of life of attempt `number`; 0 for a preflight.
+
+    None for a job whose spec this version cannot read: nobody knows how long one of its rows or steps may take."""
+    if world.spec is None:
+        return None
+    stall = world.spec.policy.stall_timeout_seconds or 0
     return max(SILENCE if number else PREFLIGHT_SILENCE, STALLS * timedelta(seconds=stall))
 
 
 def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: datetime) -> timedelta | None:
-    """Return after which time the silence of a running pod is too long; None if the pod does not run."""
-    if standing.standing is not Standing.RUNNING or run.pod is None or run.pod.started is None:
+    """Return after which time the silence of a running pod is too long; None if it does not run or has no limit."""
+    most = longest(world, number)
+    if most is None or standing.standing is not Standing.RUNNING or run.pod is None or run.pod.started is None:
         return None
     signs = [run.pod.started + run.pod.behind]
     writer = next((pod for pod in run.on_nodes if pod.index == 0), run.pod)  # what it writes has times of its node
@@ -47,4 +52,4 @@ def silent_in(world: World, number: int, run: Run, standing: RunStanding, now: d
     if number:
         said = [c for c in world.status.conditions or [] if world.authors.get(c.type) == number]
         signs += [condition.last_transition_time + writer.behind for condition in said]
-    return min(max(signs), now) + longest(world, number) - now
+    return min(max(signs), now) + most - now

@@ -1,4 +1,4 @@
-"""Says what to do about a pod that has to wait, from the words of the cluster.
+"""Says what to do about a pod that has to wait, or an object that is refused, from the words of the cluster.
 
 Three parts of the cluster keep a pod from starting: the scheduler finds no node, the API server refuses the pod, or the
 kubelet cannot start its containers. Their words name the cause. What helps follows here."""
@@ -41,13 +41,16 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
     (r"volume|storage|disk", "correct the volume that the job names or that was added to the pod"),
 )
 """What helps against a reason that nodes are refused for, in the scheduler's order of plugins."""
+_EXCEEDED = r"exceeded quota: (?P<quota>[^,]+)"
+_NO_WEBHOOK = (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}.")
+_DENIED = r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied"
 _REFUSALS: tuple[tuple[str, str], ...] = (
     (
         r"failed quota: (?P<quota>[^:]+): must specify (?P<limits>.+?) for",
         "Add a LimitRange with a default for {limits}, because ResourceQuota {quota} demands it.",
     ),
     (
-        r"exceeded quota: (?P<quota>[^,]+)",
+        _EXCEEDED,
         "Wait until other pods of the namespace end, or raise ResourceQuota {quota}.",
     ),
     (
@@ -62,9 +65,9 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
         r"serviceaccount \"(?P<account>[^\"]+)\" not found",
         "Create ServiceAccount {account}, or correct spec.compute.serviceAccountName in a new job.",
     ),
-    (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}."),
+    _NO_WEBHOOK,
     (
-        r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied",
+        _DENIED,
         "Ask the owner of {rule} what pods of this namespace must have.",
     ),
     (
@@ -74,6 +77,24 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     ),
 )
 """What helps against a refusal of the API server, with the names from its words."""
+_REFUSALS_OF_OBJECTS: tuple[tuple[str, str], ...] = (
+    (
+        _EXCEEDED,
+        "Delete objects of kind {kind} that the namespace no longer needs, or raise ResourceQuota {quota}.",
+    ),
+    _NO_WEBHOOK,
+    (_DENIED, "Ask the owner of {rule} what objects of kind {kind} must have in this namespace."),
+    (
+        r"User \"[^\"]+\" cannot|attempting to grant RBAC permissions not currently held|blockOwnerDeletion",
+        "Give the ServiceAccount of the operator this permission: install the chart of this release again.",
+    ),
+    (
+        r" is invalid: ",
+        "Correct this value in the FineTuneProfile, or in the webhook or policy that has set it.",
+    ),
+)
+"""Likewise for an object of another kind, which the operator creates itself. Its words for a quota on the number of
+objects are those for a quota on the resources of pods."""
 _MISSING = re.compile(r"(?P<kind>secret|configmap|persistentvolumeclaim) \"(?P<name>[^\"]+)\" not found")
 _KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
 _UNBOUND = (
@@ -86,6 +107,7 @@ TAKE_OVER = (
 )
 """The pod of a Job never changes. Unlike a deleted Job, a suspended one counts neither as a retry nor as an
 interruption."""
+AGAIN_BY_ITSELF = "The operator tries again by itself."
 CORRECT_IT = "Correct that cause. The pod then starts by itself."
 
 
@@ -119,6 +141,19 @@ def of_refusal(said: str) -> str:
         if match := re.search(pattern, said, re.DOTALL):
             return remedy.format(**match.groupdict())
     return ""
+
+
+def of_refused_object(kind: str, said: str) -> str:
+    """Return what helps against this refusal of an object of another kind than Pod."""
+    for pattern, remedy in _REFUSALS_OF_OBJECTS:
+        if match := re.search(pattern, said, re.DOTALL):
+            return f"{remedy.format(kind=kind, **match.groupdict())} {AGAIN_BY_ITSELF}"
+    return f"Correct that cause. {AGAIN_BY_ITSELF}"
+
+
+def of_taken_name(kind: str, name: str) -> str:
+    """Return what helps if an object with this name exists that does not belong to the job."""
+    return f"Delete {kind} {name} if nobody needs it, or create the FineTuneJob again. {AGAIN_BY_ITSELF}"
 
 
 def while_waiting(remedy: str) -> str:

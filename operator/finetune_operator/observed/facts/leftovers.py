@@ -42,7 +42,8 @@ def _has_written(status: Object, conditions: dict[str, Object]) -> bool:
     """Whether a pod of the job may have written to the storage, and a cleanup could delete it.
 
     A preflight writes when it has found the input to be good. One that found bad input or no access has left nothing
-    that a cleanup could delete. One that crashed may have been writing. Every preflight that failed is on record."""
+    that a cleanup could delete. One that crashed, or that was stopped because the job was suspended, may have been
+    writing. Both are on record."""
     if status.get("counts", {}).get("attempts") or conditions.get(ConditionType.VALIDATED, {}).get("status") == "True":
         return True
     reasons = [preflight.get("reason") for preflight in status.get("preflights", [])]

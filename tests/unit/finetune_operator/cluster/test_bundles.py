@@ -8,7 +8,7 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
-from finetune_operator.cluster.apply import NameTakenError, OtherBundleError, apply
+from finetune_operator.cluster.apply import OtherBundleError, RefusedError, apply
 from finetune_operator.cluster.bundles import bundle_in
 from finetune_operator.cluster.observe import observe
 from finetune_operator.decisions.objects import bundles
@@ -104,7 +104,7 @@ def test_a_config_map_of_somebody_else_is_no_bundle_and_its_name_is_told() -> No
 
     assert (world.bundle, world.bundle_error) == (None, None)
     plan = Plan(create=bundles.missing(world, SPEC, PROFILE_SPEC))
-    with pytest.raises(NameTakenError):
+    with pytest.raises(RefusedError, match="does not belong to this FineTuneJob"):
         apply(cast(Api, live), Store(lambda key: None), world, plan, NOW)
 
 

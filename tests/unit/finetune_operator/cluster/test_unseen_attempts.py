@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 
+from finetune_api import names
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.observe import observe
@@ -34,7 +35,11 @@ class Live:
 
 
 def seen(api: Live, record: dict[str, Any], *shown: Object) -> World:
-    job = objects.job(status={"attempts": [record], "counts": {"attempts": 1}})
+    return observed(api, {"attempts": [record], "counts": {"attempts": 1}}, *shown)
+
+
+def observed(api: Live, status: Object, *shown: Object) -> World:
+    job = objects.job(status=status)
     job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
     store = Store(lambda key: None)
     store.put(JOB, job)
@@ -79,6 +84,33 @@ def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() 
     for api, record, shown in ((Live(None), RECORD, [held]), (Live(None), {**RECORD, "reason": "Evicted"}, [])):
         seen(api, record, *shown)
         assert api.asked == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_job_of_a_preflight_that_no_watch_has_shown_is_found_live(number: int) -> None:
+    name = names.preflight_name("tickets", "j", number)
+    made = objects.run(step="preflight")
+    made["metadata"]["name"], made["spec"] = name, {"suspend": True}
+    status = {"stage": "Preflight", "preflights": [{"number": n, "name": "p"} for n in range(1, number)]}
+
+    for api, found in ((Live(made), name), (Live(None), None)):
+        world = observed(api, status)
+        assert api.asked[0] == ("Job", name)
+        assert (world.preflight.name if world.preflight else None) == found
+
+
+def test_nothing_is_asked_about_a_preflight_that_has_its_result_or_is_shown_or_was_never_made() -> None:
+    held = objects.run(step="preflight")
+    held["spec"] = {"suspend": True}
+    valid = {"type": "Validated", "status": "True", "reason": "R", "lastTransitionTime": objects.CREATED}
+    for status, shown in (
+        ({"stage": "Preflight", "conditions": [valid]}, []),
+        ({"stage": "Preflight"}, [held]),
+        ({"state": "Suspended"}, []),
+    ):
+        api = Live(None)
+        observed(api, status, *shown)
+        assert ("Job", "tickets-j-preflight") not in api.asked
 
 
 def test_a_copy_of_an_attempts_job_is_not_taken_for_the_attempt() -> None:

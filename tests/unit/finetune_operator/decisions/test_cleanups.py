@@ -15,7 +15,7 @@ from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import Claim
-from finetune_operator.observed.facts.pods import Companion
+from finetune_operator.observed.facts.pods import Companion, Pod
 from finetune_operator.observed.runs import SIDECAR_GRACE
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds
@@ -151,6 +151,31 @@ def test_the_end_of_the_cleanup_is_on_record_also_if_the_time_to_keep_was_raised
     assert plan.status["conditions"][-1]["type"] == "CheckpointsDeleted"
 
 
+PREEMPTED = TerminationMessage(reason=FailureReason.PREEMPTED, message="The pod was asked to stop.")
+
+
+@pytest.mark.parametrize("left", [None, pod("Failed", exit_code=33, termination=PREEMPTED), pod("Pending")])
+def test_a_cleanup_that_reached_its_deadline_says_where_the_cause_is_shown(left: Pod | None) -> None:
+    said = "DeadlineExceeded: Job was active longer than specified deadline"
+
+    (event,) = due(cleanup=run(CLEANUP, left, failed=True, failure=said)).events
+
+    assert event.message == (
+        f"The temporary objects in .work/{UID}/ below spec.output.uri were not deleted. Job {CLEANUP} had not ended "
+        "when its time was over (activeDeadlineSeconds, 3600 s). Its pod could not start, for example because of a "
+        "quota or an image, or the storage was too slow: kubectl get events --namespace team shows the cause for about "
+        "an hour. Delete this folder yourself, or let the lifecycle rule of the bucket do it: see docs/install.md."
+    )
+
+
+def test_what_the_pod_of_a_cleanup_said_comes_before_its_deadline() -> None:
+    ended = pod("Failed", exit_code=25, termination=DENIED)
+
+    (event,) = due(cleanup=run(CLEANUP, ended, failed=True, failure="DeadlineExceeded: Late")).events
+
+    assert "were not deleted. Access to s3://results is denied. Delete" in event.message
+
+
 def test_a_cleanup_that_failed_for_good_is_told_in_a_warning_with_its_cause_and_remedy() -> None:
     ended = run(CLEANUP, pod("Failed", exit_code=25, termination=DENIED), failed=True)
 
@@ -164,14 +189,6 @@ def test_a_cleanup_that_failed_for_good_is_told_in_a_warning_with_its_cause_and_
     )
     assert plan.status is not None
     assert (plan.status["state"], plan.status["conditions"][-1]["status"]) == ("Failed", "False")
-
-
-def test_a_cleanup_whose_pod_never_started_is_told_too() -> None:
-    ended = run(CLEANUP, failed=True, failure="DeadlineExceeded: Job was active longer than specified deadline")
-
-    (event,) = due(cleanup=ended).events
-
-    assert "DeadlineExceeded: Job was active longer than specified deadline." in event.message
 
 
 PROXY = Companion("proxy", is_running=True)

@@ -8,13 +8,16 @@ import pytest
 from finetune_api.bundle import TerminationMessage
 from finetune_api.names import LABEL_QUEUE
 from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.plan import Plan
-from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.decisions.reconcile import reconcile, refused
 from finetune_operator.observed.facts.pods import PodCondition
-from tests.unit.finetune_operator.plans import conditions, kinds, message, state
+from tests.unit.finetune_operator.decisions.simulation import Cluster
+from tests.unit.finetune_operator.plans import conditions, kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     NOW,
+    SPEC,
     attempt,
     fresh,
     pod,
@@ -52,12 +55,56 @@ def test_a_preflight_job_that_somebody_removed_is_not_run_again_once_it_has_spok
     ]
 
 
-def test_a_preflight_that_vanished_is_made_again_only_after_the_job_was_read() -> None:
+def test_a_preflight_whose_job_was_deleted_is_on_record_and_repeated_only_after_the_job_was_read() -> None:
     first = reconcile(fresh(), NOW)
-    again = reconcile(with_status(fresh(), first), NOW)
+    gone = with_status(fresh(), first)
 
-    assert first.create[-1]["metadata"]["name"] == again.create[-1]["metadata"]["name"]
-    assert (first.is_final, again.is_final) == (False, True)
+    told = reconcile(gone, NOW)
+    again = reconcile(with_status(gone, told), NOW)
+
+    assert (kinds(told), reason(told), [event.reason for event in told.events]) == ([], "Retrying", ["Retrying"])
+    assert told.status is not None
+    (record,) = told.status["preflights"]
+    assert (record["number"], record["reason"]) == (1, "Evicted")
+    assert record["message"] == "Job tickets-12345678-preflight was deleted before its work was done."
+    assert told.status["counts"] == {"attempts": 0, "interruptions": 1, "preflightReasons": {"Evicted": 1}}
+    assert again.create[-1]["metadata"]["name"] == "tickets-12345678-preflight-2"
+    assert (first.is_final, told.is_final, again.is_final) == (False, True, True)
+
+
+def test_a_preflight_whose_job_is_deleted_again_and_again_ends_the_job() -> None:
+    cluster = Cluster(spec=SPEC.model_copy(update={"run_policy": RunPolicy(max_interruptions=3)}))
+    deleted = 0
+    for _ in range(20):
+        pause = cluster.settle() or timedelta(0)
+        for job in [] if cluster.is_over else list(cluster.jobs.values()):
+            cluster.delete_job(job.name)
+            deleted += 1
+        cluster.now += pause
+
+    assert (deleted, cluster.status["counts"]["interruptions"]) == (4, 4)
+    assert [record["number"] for record in cluster.status["preflights"]] == [1, 2, 3, 4]
+    assert cluster.status["conditions"][0]["reason"] == "Evicted"
+    assert "spec.runPolicy.maxInterruptions allows 3 interruptions" in cluster.status["conditions"][0]["message"]
+
+
+def test_a_preflight_whose_job_was_never_seen_is_no_interruption() -> None:
+    for world in (fresh(), with_status(fresh(), refused(fresh(), "No.", NOW))):
+        plan = reconcile(world, NOW)
+
+        assert plan.create[-1]["metadata"]["name"] == "tickets-12345678-preflight"
+        assert plan.status is not None
+        assert "preflights" not in plan.status
+
+
+def test_a_preflight_that_suspend_has_removed_is_no_interruption() -> None:
+    cluster = Cluster()
+    for suspend in (False, True, False):
+        cluster.spec = cluster.spec.model_copy(update={"suspend": suspend})
+        cluster.settle()
+
+    assert list(cluster.jobs) == ["tickets-12345678-preflight"]
+    assert "interruptions" not in cluster.status["counts"]
 
 
 def test_a_failed_preflight_ends_the_job_and_asks_for_nothing() -> None:

@@ -108,9 +108,21 @@ def test_an_attempt_whose_job_is_gone_ends_with_its_word(said: str, end: str) ->
 
 @pytest.mark.parametrize(("said", "end"), [("DatasetInvalid", "Failed"), ("Preempted", "Pending")])
 def test_a_preflight_whose_job_is_gone_ends_with_its_word_unless_it_was_only_told_to_stop(said: str, end: str) -> None:
-    world = saying(fresh(), ConditionType.VALIDATED, "False", said, "Row 7.")
+    for world in (fresh(), with_status(fresh(), reconcile(fresh(), NOW))):
+        plan = reconcile(saying(world, ConditionType.VALIDATED, "False", said, "Row 7."), NOW)
 
-    assert state(reconcile(world, NOW)) == end
+        assert state(plan) == end
+
+
+def test_the_words_of_an_earlier_preflight_are_not_those_of_one_whose_job_is_gone() -> None:
+    failed = fresh(preflight=preflight(pod("Failed", exit_code=26), failed=True))
+    world = with_status(failed, reconcile(failed, NOW))
+    second = with_status(world, reconcile(world, NOW + timedelta(seconds=10)))
+    said = saying(replace(second, preflight=None), ConditionType.VALIDATED, "False", "StorageUnavailable", "S3.")
+    plan = reconcile(said, NOW + timedelta(seconds=20))
+
+    assert plan.status is not None
+    assert [record["reason"] for record in plan.status["preflights"]] == ["StorageUnavailable", "Evicted"]
 
 
 @pytest.mark.parametrize("run", [preflight(failed=True), preflight(pod("Failed", exit_code=137)), preflight(**HELD)])

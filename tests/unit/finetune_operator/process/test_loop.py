@@ -1,12 +1,15 @@
-"""A worker that finds a bundle which it did not expect decides the job again."""
+"""A worker that cannot create an object says so. One that finds an unexpected bundle decides the job again."""
 
 from datetime import timedelta
 from typing import Any, cast
 
+import pytest
+
 from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_api.spec.profile import Hub
-from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.api import Api, ApiError
+from finetune_operator.cluster.apply import RefusedError
 from finetune_operator.observed.facts.pods import Object
 from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.loop import Workers
@@ -19,10 +22,11 @@ KEY = ("team", "tickets")
 
 
 class Live:
-    """An API server with a new job and a ConfigMap of its bundle's name, if somebody made one."""
+    """An API server with a new job and a ConfigMap of its bundle's name, if somebody made one. `error`: answers each
+    Job that is created."""
 
-    def __init__(self, job: Object, config_map: Object | None) -> None:
-        self.job, self.config_map = job, config_map
+    def __init__(self, job: Object, config_map: Object | None, error: ApiError | None = None) -> None:
+        self.job, self.config_map, self.error = job, config_map, error
         self.made, self.deleted = list[str](), list[str]()
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
@@ -31,6 +35,8 @@ class Live:
     def create(self, body: Object) -> Object | None:
         if body["kind"] == "ConfigMap" and self.config_map is not None:
             return None
+        if body["kind"] == "Job" and self.error is not None:
+            raise self.error
         self.made.append(body["kind"])
         metadata = {"uid": body["kind"], "resourceVersion": "1", "creationTimestamp": objects.CREATED}
         return {**body, "metadata": body["metadata"] | metadata}
@@ -49,15 +55,52 @@ class Live:
         raise AssertionError(f"no such request is expected: {name}")
 
 
-def test_a_forged_bundle_of_a_new_job_is_deleted_and_the_pods_get_the_operators_own() -> None:
+def new_job() -> Object:
     job = objects.job(uid="12345678", status={"observedGeneration": -1})
     job["spec"] = SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return job
+
+
+def workers_of(live: Live) -> Workers:
+    store = Store(lambda key: None)
+    store.put(JOB, live.job)
+    store.put(PROFILE, objects.profile(**PROFILE_SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)))
+    return Workers(cast(Api, live), store, cast(Keeper, None), count=1)
+
+
+def test_an_object_that_cannot_be_created_is_told_in_the_status_with_what_helps() -> None:
+    bundle = Bundle(job=JobIdentity(namespace="team", name="tickets", uid="another"), spec=SPEC, storages=[])
+    others = objects.bundle(bundle, owner="12345678")
+    others["metadata"]["ownerReferences"] = [{"uid": "another"}]
+    quota = ApiError(403, 'jobs.batch "x" is forbidden: exceeded quota: few, requested: count/jobs.batch=1')
+    for live, told in (
+        (
+            Live(new_job(), others),
+            "ConfigMap tickets-12345678 exists already, and does not belong to this FineTuneJob. Delete ConfigMap "
+            "tickets-12345678 if nobody needs it, or create the FineTuneJob again. The operator tries again by itself.",
+        ),
+        (
+            Live(new_job(), None, quota),
+            "The API server refused Job tickets-12345678-preflight: "
+            f"{quota.message}. Delete objects of kind Job that the namespace no longer needs, or raise ResourceQuota "
+            "few. The operator tries again by itself.",
+        ),
+        (Live(new_job(), None, ApiError(403, "x " * 3000)), "Correct that cause. The operator tries again by itself."),
+    ):
+        with pytest.raises(RefusedError):
+            workers_of(live)._once(KEY)
+
+        assert live.job["status"]["state"] == "Pending"
+        ready = live.job["status"]["conditions"][0]
+        assert (ready["type"], ready["reason"]) == ("Ready", "CreationRefused")
+        assert ready["message"].endswith(told)
+
+
+def test_a_forged_bundle_of_a_new_job_is_deleted_and_the_pods_get_the_operators_own() -> None:
     identity = JobIdentity(namespace="team", name="tickets", uid="12345678")
     forged = Bundle(job=identity, spec=SPEC, storages=PROFILE_SPEC.storages, hub=Hub(endpoint="http://attacker"))
-    live, store = Live(job, objects.bundle(forged, owner="12345678")), Store(lambda key: None)
-    store.put(JOB, job)
-    store.put(PROFILE, objects.profile(**PROFILE_SPEC.model_dump(mode="json", by_alias=True, exclude_none=True)))
-    workers = Workers(cast(Api, live), store, cast(Keeper, None), count=1)
+    live = Live(new_job(), objects.bundle(forged, owner="12345678"))
+    workers = workers_of(live)
 
     first = workers._once(KEY)
     assert (live.deleted, "Job" in live.made) == ([f"ConfigMap {names.child_prefix('tickets', '12345678')}"], False)

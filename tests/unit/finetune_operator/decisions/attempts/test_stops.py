@@ -303,6 +303,15 @@ def test_an_attempt_whose_steps_may_take_hours_is_silent_for_longer() -> None:
     assert "has run for 12 hours without writing its progress" in message(reconcile(world, NOW + 12 * HOUR))
 
 
+def test_a_silent_pod_of_a_job_that_this_version_cannot_read_is_not_ended() -> None:
+    world = validated(spec=None, spec_error="spec.later: Unknown.", attempts={1: attempt(pod(started=NOW))})
+
+    plan = reconcile(world, NOW + 100 * HOUR)
+
+    assert (state(plan), plan.delete_jobs, plan.requeue_after) == ("Running", [], None)
+    assert "The attempt goes on, but spec.suspend and spec.runPolicy have no effect." in message(plan)
+
+
 def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
     spec = SPEC.model_copy(update={"suspend": True})
     world = validated(spec=spec, attempts={1: attempt(pod())}, progress=Progress(1, 40, None, 30))

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.observed.causes.remedies import (
+    AGAIN_BY_ITSELF,
     CORRECT_IT,
     TAKE_OVER,
     of_no_node,
     of_refusal,
+    of_refused_object,
     of_start,
     while_waiting,
 )
@@ -97,6 +99,35 @@ def test_a_refusal_is_told_with_what_helps(said: str) -> None:
     assert REFUSALS[said] in of_refusal(said)
 
 
+JOBS_ARE = 'jobs.batch "tickets-1a2b3c4d-a1" is forbidden'
+REFUSED_OBJECTS = {
+    f"{JOBS_ARE}: exceeded quota: few, requested: count/jobs.batch=1, used: count/jobs.batch=9, limited: 9": (
+        "Delete objects of kind Job that the namespace no longer needs, or raise ResourceQuota few."
+    ),
+    'Internal error occurred: failed calling webhook "jobs.mesh.example": connection refused': (
+        "Repair the service behind webhook jobs.mesh.example."
+    ),
+    'admission webhook "validate.kyverno.svc-fail" denied the request: \n\nresource Job/team/x was blocked': (
+        "Ask the owner of validate.kyverno.svc-fail what objects of kind Job must have in this namespace."
+    ),
+    f"{JOBS_ARE}: ValidatingAdmissionPolicy 'labels' with binding 'all' denied request: no team label": (
+        "Ask the owner of labels what objects of kind Job must have in this namespace."
+    ),
+    f'{JOBS_ARE}: User "system:serviceaccount:finetune:operator" cannot create resource "jobs" in API group "batch"': (
+        "Give the ServiceAccount of the operator this permission: install the chart of this release again."
+    ),
+    'Job.batch "x" is invalid: spec.template.spec.tolerations[0].effect: Unsupported value: "Never"': (
+        "Correct this value in the FineTuneProfile, or in the webhook or policy that has set it."
+    ),
+    "something new happened": "Correct that cause.",
+}
+
+
+@pytest.mark.parametrize("said", REFUSED_OBJECTS)
+def test_a_refusal_of_an_object_that_is_no_pod_is_told_with_what_helps(said: str) -> None:
+    assert of_refused_object("Job", said) == f"{REFUSED_OBJECTS[said]} {AGAIN_BY_ITSELF}"
+
+
 def test_a_refusal_of_an_unknown_kind_speaks_for_itself() -> None:
     assert of_refusal("something new happened") == ""
 
@@ -115,7 +146,7 @@ def test_a_pod_that_cannot_start_is_told_what_is_missing(said: str, told: str) -
 
 @given(st.text())
 def test_any_words_get_whole_sentences(said: str) -> None:
-    for told in (of_no_node(f"{NONE}: {said}"), of_start(said), of_refusal(said)):
+    for told in (of_no_node(f"{NONE}: {said}"), of_start(said), of_refusal(said), of_refused_object("Job", said)):
         assert told == "" or re.search(r"[.]$", told)
 
 
