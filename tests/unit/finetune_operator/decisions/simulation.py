@@ -287,13 +287,14 @@ class Cluster:
         if job is not None and not job.suspended and not job.succeeded and pod.phase != "Succeeded":
             job.failed = job.retries == 0
 
-    def delete_job(self, name: str) -> None:
+    def delete_job(self, name: str, cascades: bool = True) -> None:
+        """`cascades`: its pods are deleted too."""
         job = self.jobs.pop(name, None)
         if job is None:
             return
         if job.step == "train":
             self.remains.setdefault(job.number, []).extend(job.pods)
-            for pod in job.pods:
+            for pod in job.pods if cascades else ():
                 if not pod.is_over and pod.started:
                     self.ask_to_stop(pod)
                 else:
