@@ -219,8 +219,7 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     end = last.completion_time if last.start_time else now
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
     # Pods that wait for the others of their attempt have started, but their trainer has nothing to do yet.
-    if _ran(known, run) and (ended.last_step is not None or gathering.waits_until(run) is None):
-        ended = _judged(world, ended, earlier)
+    ended = _judged(world, ended, earlier, _ran(known, run) and gathering.waits_until(run) is None)
     return replace(history, attempts=(*earlier, ended))
 
 
@@ -234,7 +233,7 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
             return record
         # A pod that was stopped tells its last steps, and stores its last checkpoint, when it ends.
         told = record.model_copy(update=_told(world, known))
-        return told if known.progressed is None else _judged(world, told, earlier)
+        return _judged(world, told, earlier, known.progressed is not None)
     if standing.standing not in (Standing.FAILED, Standing.SUCCEEDED):
         return record
     ended = record.model_copy(
@@ -247,7 +246,7 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
             "node_name": record.node_name or (run.pod.node_name if run.pod else None),
         }
     )
-    return _judged(world, ended, earlier) if _ran(known, run) else ended
+    return _judged(world, ended, earlier, _ran(known, run))
 
 
 def _ran(known: Attempt, run: Run) -> bool:
@@ -255,8 +254,12 @@ def _ran(known: Attempt, run: Run) -> bool:
     return (run.pod is not None and run.pod.started is not None) or known.start_time is not None
 
 
-def _judged(world: World, record: Attempt, earlier: Sequence[Attempt]) -> Attempt:
-    """Return the record of an attempt that ran, with whether it got further than those before it."""
+def _judged(world: World, record: Attempt, earlier: Sequence[Attempt], ran: bool) -> Attempt:
+    """Return the record of an attempt with whether it got further than those before it, if it ran.
+
+    Its work shows that it ran also where nobody saw its pod run, or where a pod without a Job started late."""
+    if not ran and record.last_step is None and record.kept_results is None:
+        return record
     forgotten = world.status.counts.forgotten if world.status.counts else None
     return record.model_copy(update={"progressed": progress.got_further(record, earlier, forgotten)})
 

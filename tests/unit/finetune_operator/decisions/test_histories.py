@@ -185,13 +185,13 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
     @rule(data=st.data(), state=st.sampled_from(NodeState))
-    def the_node_of_a_not_ended_pod_is_read(self, data: st.DataObject, state: NodeState) -> None:
+    def the_node_of_a_stopping_pod_is_read(self, data: st.DataObject, state: NodeState) -> None:
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving and not self.cluster.is_lost(p)]):
             self.cluster.change(pod, node_state=state)
 
     @precondition(lambda self: any(pod.is_leaving for pod in self.cluster.pods()))
     @rule(data=st.data(), clean=st.booleans())
-    def a_not_ended_pod_ends(self, data: st.DataObject, clean: bool) -> None:
+    def a_stopping_pod_ends(self, data: st.DataObject, clean: bool) -> None:
         if pod := self._draw(data, [p for p in self.cluster.pods() if p.is_leaving]):
             self.cluster.end(pod, 33 if clean else 137)
 
@@ -319,7 +319,8 @@ class Histories(RuleBasedStateMachine):
             elif pod.phase == "Pending":
                 self.cluster.start(pod, "n3")
             elif self.cluster.number_of(pod):
-                self.cluster.parts["artifacts"] = ARTIFACTS
+                if not self.cluster.is_over:
+                    self.cluster.parts["artifacts"] = ARTIFACTS
                 self.cluster.end(pod, 0)
             elif pod in self._of(names.CLEANUP):
                 self.cluster.end(pod, 0)

@@ -197,6 +197,32 @@ def test_a_pod_that_was_left_behind_may_complete_a_job_that_would_be_given_up() 
     assert job.cluster.status["state"] == "Complete"
 
 
+def test_a_pod_that_was_left_behind_and_starts_late_may_get_further() -> None:
+    job = Interrupted(0)
+    pod = job.delete_job(job.next_pod(), cascades=False)
+    assert "progressed" not in job.records[0]
+
+    pod = job.cluster.start(pod, "n1")
+    job.cluster.progress = Progress(1, step=20)
+    job.cluster.settle()
+    job.stop(pod, checkpoint=20)
+
+    assert (job.records[0]["progressed"], job.counts["attempts"]) == (True, 2)
+
+
+def test_a_checkpoint_counts_also_if_the_operator_did_not_see_the_pod_run() -> None:
+    job = Interrupted(0)
+    pod = job.next_pod()
+    job.cluster.operator_is_up = False
+    pod = job.delete_job(job.cluster.start(pod, "n1"))
+    job.cluster.progress = Progress(1, step=20, checkpoint_step=20)
+    job.cluster.end(pod, 33)
+    job.cluster.operator_is_up = True
+    job.cluster.settle()
+
+    assert (job.records[0]["progressed"], job.counts["attempts"]) == (True, 2)
+
+
 def test_progress_of_an_attempt_that_was_suspended_lets_the_count_begin_anew() -> None:
     """Each morning an attempt is lost before its first checkpoint."""
     job = Interrupted(1)
