@@ -221,7 +221,9 @@ class Cluster:
 
     def _new_pod(self, job: Job) -> Pod:
         self._pods += 1
-        return Pod(name=f"{job.name}-{self._pods}", created=self.now, phase="Pending", uid=str(self._pods))
+        # Kubernetes pauses before it repeats a pod, so two of them are never created in the same second.
+        created = self.now + timedelta(seconds=len(job.pods) if job.retries else 0)
+        return Pod(name=f"{job.name}-{self._pods}", created=created, phase="Pending", uid=str(self._pods))
 
     # What happens to Jobs and pods
 
