@@ -57,7 +57,7 @@ def _next_step(world: World, now: datetime) -> Plan:
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
         found = with_remedy(obstacle.finding, obstacle.remedy) if obstacle.remedy else obstacle.finding
-        return plans.fail(world, history, FailureReason.SPEC_INVALID, found, now)
+        return _fail(world, history, FailureReason.SPEC_INVALID, found, now)
     if stop is not None:
         return _hold(world, history, stop, now)
     if obstacle is not None or world.spec is None or world.profile is None:
@@ -129,7 +129,7 @@ def _stop(world: World, history: History, now: datetime) -> Plan:
 def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> Plan:
     """Return the plan for a job that must not run and has no running attempt."""
     if not stop.suspends_the_job:
-        return plans.fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
+        return _fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
     history = preflights.stopped(world, history, stop.reason, stop.message, now)
     plan = plans.proceed(world, outlooks.suspended(stop), history, now, requeue_after=_until_gone(world, history, now))
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))
@@ -149,21 +149,30 @@ def _end_of_retries(world: World, history: History, now: datetime) -> Plan | Non
     verdict = retries.after_preflight(history.preflights, history.counts, policy, now)
     if not isinstance(verdict, retries.GiveUp):
         return None
-    return plans.fail(world, history, verdict.reason, verdict.finding, now)
+    return _fail(world, history, verdict.reason, verdict.finding, now)
 
 
 def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunPolicy, now: datetime) -> Plan | None:
     """Return the plan that ends a job whose last attempt is not tried again; None if it is."""
     if (said := records.own_end(world, last)) is not None:
-        return plans.fail(world, history, said[1], said[0], now)
+        return _fail(world, history, said[1], said[0], now)
     verdict = retries.after_attempt(history.attempts, history.counts, policy, now)
     if not isinstance(verdict, retries.GiveUp):
         return None
-    if verdict.reason is FailureReason.DEADLINE_EXCEEDED and (left := _until_gone(world, history, now)) is not None:
-        return plans.proceed(world, outlooks.stopping(verdict.finding), history, now, requeue_after=left)
     too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
     found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
-    return plans.fail(world, history, verdict.reason, found, now)
+    return _fail(world, history, verdict.reason, found, now)
+
+
+def _fail(world: World, history: History, reason: FailureReason, finding: str, now: datetime) -> Plan:
+    """Return the plan that ends the job as failed, but not before its pods have stopped.
+
+    A pod that stops may store a checkpoint, after which another attempt would follow, and its GPU counts to its end."""
+    stopping = [pod.name for pod in _held(world, history, now) if pod.started is not None]
+    if not stopping or history.last is None:
+        return plans.fail(world, history, reason, finding, now)
+    told = f"{history.last.message or finding} The job waits for the end of pod {stopping[-1]}."
+    return plans.proceed(world, outlooks.stopping(told), history, now, requeue_after=_until_gone(world, history, now))
 
 
 def _validate(

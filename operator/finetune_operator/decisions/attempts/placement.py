@@ -44,11 +44,10 @@ def _failed_again(records: Sequence[Attempt]) -> bool:
     node with a GPU."""
     nodes = []
     for record in reversed(records):
-        if record.reason not in set(FailureReason):
-            continue  # the tenant stopped it
-        if record.reason != FailureReason.NODE_FAULT:
-            break
-        nodes.append(record.node_name)
+        if record.reason == FailureReason.NODE_FAULT:
+            nodes.append(record.node_name)
+        if record.progressed is not None:
+            break  # it ran, and may have been refused after that
     return bool(nodes) and nodes[0] in nodes[1:]
 
 

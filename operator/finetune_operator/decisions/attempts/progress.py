@@ -41,24 +41,31 @@ def without_progress(records: Sequence[Attempt]) -> list[Attempt]:
     """Return the last interrupted attempts in a row that did not get further. Those that never ran are among them."""
     found: list[Attempt] = []
     for record in reversed(records):
+        if record.progressed:
+            break
         if record.reason not in set(FailureReason):
             continue  # the tenant stopped it
-        if record.progressed or retry_of(record) is not Retry.INTERRUPTION:
+        if retry_of(record) is not Retry.INTERRUPTION:
             break
         found.append(record)
     return found
 
 
-def in_vain(before: Counts, written: Sequence[Attempt], new: Iterable[Attempt]) -> int:
-    """Return how many interruptions in a row were in vain. `written`: the records in the status. `new`: those whose end
-    is not written yet.
+def in_vain(before: Counts, written: Sequence[Attempt], records: Iterable[Attempt]) -> int:
+    """Return how many interruptions in a row were in vain. `written`: the records in the status. `records`: the same as
+    they are now, and the new ones. An attempt whose pod still stops may yet get further.
 
     A status of an earlier version has no number. Its records have it, as far as they go back."""
+    known = {record.number: record for record in written if record.reason is not None}
     number = before.in_vain or sum(map(is_in_vain, without_progress(written)))
-    for record in new:
-        if record.reason in set(FailureReason):
-            is_in_row = retry_of(record) is Retry.INTERRUPTION and not record.progressed
-            number = number + is_in_vain(record) if is_in_row else 0
+    for record in records:
+        old = known.get(record.number)
+        if record.progressed:
+            number = number if old is not None and old.progressed else 0
+        elif retry_of(record) is Retry.INTERRUPTION:
+            number += is_in_vain(record) - (old is not None and is_in_vain(old))
+        elif record.reason in set(FailureReason) and old is None:
+            number = 0
     return number
 
 

@@ -13,7 +13,7 @@ from finetune_api.reasons import FAILURES, FailureReason, Retry
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions import gpu_choice
-from finetune_operator.decisions.attempts import placement, progress, usage
+from finetune_operator.decisions.attempts import gathering, placement, progress, usage
 from finetune_operator.decisions.attempts.progress import retry_of
 from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
@@ -68,7 +68,7 @@ class History:
             attempts=max((a.number for a in self.attempts), default=before.attempts),
             retries=(before.retries or 0) + self._new_retries() + self._new_repeats() or None,
             interruptions=(before.interruptions or 0) + interruptions or None,
-            in_vain=progress.in_vain(before, self.before.attempts or (), new) or None,
+            in_vain=progress.in_vain(before, self.before.attempts or (), self.attempts) or None,
             forgotten=progress.forgotten(before.forgotten, self.attempts[:-RECORDED]),
             reasons=_counted(before.reasons, new),
             preflight_reasons=_counted(before.preflight_reasons, new_preflights),
@@ -213,10 +213,14 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     """Return the history in which the operator has stopped the last attempt.
 
     A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
-    last = usage.with_pods(history.attempts[-1], run_of(world, history.attempts[-1]), True, now)
+    *earlier, known = history.attempts
+    run = run_of(world, known)
+    last = usage.with_pods(known, run, True, now)
     end = last.completion_time if last.start_time else now
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
-    return replace(history, attempts=(*history.attempts[:-1], ended))
+    # Pods that wait for the others of their attempt have started, but their trainer has nothing to do yet.
+    ended = _judged(world, ended, earlier, _ran(known, run) and gathering.waits_until(run) is None)
+    return replace(history, attempts=(*earlier, ended))
 
 
 def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[Attempt], now: datetime) -> Attempt:
@@ -225,8 +229,11 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
     has_failed = known.reason is None and standing.standing is Standing.FAILED
     record = usage.with_pods(known, run, has_failed, now)
     if known.reason is not None:
-        # A pod that was stopped tells its last steps when it ends.
-        return record.model_copy(update=_told(world, known)) if usage.is_held(known) else record
+        if not usage.is_held(known):
+            return record
+        # A pod that was stopped tells its last steps, and stores its last checkpoint, when it ends.
+        told = record.model_copy(update=_told(world, known))
+        return _judged(world, told, earlier, known.progressed is not None)
     if standing.standing not in (Standing.FAILED, Standing.SUCCEEDED):
         return record
     ended = record.model_copy(
@@ -239,9 +246,22 @@ def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[
             "node_name": record.node_name or (run.pod.node_name if run.pod else None),
         }
     )
-    ran = (run.pod is not None and run.pod.started is not None) or known.start_time is not None
-    before = world.status.counts.forgotten if world.status.counts else None
-    return ended.model_copy(update={"progressed": progress.got_further(ended, earlier, before) if ran else None})
+    return _judged(world, ended, earlier, _ran(known, run))
+
+
+def _ran(known: Attempt, run: Run) -> bool:
+    """Whether the trainer of an attempt has run. `known`: its record before its end."""
+    return (run.pod is not None and run.pod.started is not None) or known.start_time is not None
+
+
+def _judged(world: World, record: Attempt, earlier: Sequence[Attempt], ran: bool) -> Attempt:
+    """Return the record of an attempt with whether it got further than those before it, if it ran.
+
+    Its work shows that it ran also where nobody saw its pod run, or where a pod without a Job started late."""
+    if not ran and record.last_step is None and record.kept_results is None:
+        return record
+    forgotten = world.status.counts.forgotten if world.status.counts else None
+    return record.model_copy(update={"progressed": progress.got_further(record, earlier, forgotten)})
 
 
 def _told(world: World, record: Attempt) -> dict[str, str | int]:

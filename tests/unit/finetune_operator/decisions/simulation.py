@@ -221,7 +221,9 @@ class Cluster:
 
     def _new_pod(self, job: Job) -> Pod:
         self._pods += 1
-        return Pod(name=f"{job.name}-{self._pods}", created=self.now, phase="Pending", uid=str(self._pods))
+        # Kubernetes pauses before it repeats a pod, so two of them are never created in the same second.
+        created = self.now + timedelta(seconds=len(job.pods) if job.retries else 0)
+        return Pod(name=f"{job.name}-{self._pods}", created=created, phase="Pending", uid=str(self._pods))
 
     # What happens to Jobs and pods
 
@@ -287,13 +289,14 @@ class Cluster:
         if job is not None and not job.suspended and not job.succeeded and pod.phase != "Succeeded":
             job.failed = job.retries == 0
 
-    def delete_job(self, name: str) -> None:
+    def delete_job(self, name: str, cascades: bool = True) -> None:
+        """`cascades`: its pods are deleted too."""
         job = self.jobs.pop(name, None)
         if job is None:
             return
         if job.step == "train":
             self.remains.setdefault(job.number, []).extend(job.pods)
-            for pod in job.pods:
+            for pod in job.pods if cascades else ():
                 if not pod.is_over and pod.started:
                     self.ask_to_stop(pod)
                 else:

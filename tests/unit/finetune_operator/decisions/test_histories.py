@@ -19,7 +19,7 @@ from finetune_api.spec.job import ResumeFrom
 from finetune_api.spec.profile import FineTuneProfileSpec
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_api.status.attempts import Attempt
-from finetune_operator.decisions.attempts.progress import is_in_vain
+from finetune_operator.decisions.attempts.progress import got_further, is_in_vain
 from finetune_operator.decisions.cleanups import end_of
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
@@ -196,10 +196,10 @@ class Histories(RuleBasedStateMachine):
             self.cluster.end(pod, 33 if clean else 137)
 
     @precondition(lambda self: self.cluster.jobs)
-    @rule(data=st.data())
-    def a_job_is_deleted(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), cascades=st.sampled_from([True, True, False]))
+    def a_job_is_deleted(self, data: st.DataObject, cascades: bool) -> None:
         if job := self._draw(data, list(self.cluster.jobs.values())):
-            self.cluster.delete_job(job.name)
+            self.cluster.delete_job(job.name, cascades)
 
     @rule(data=st.data())
     def a_queue_holds_a_job_back_or_lets_it_go(self, data: st.DataObject) -> None:
@@ -268,7 +268,7 @@ class Histories(RuleBasedStateMachine):
         self.cluster.settle()
         assert not self.cluster.requested_gpu_while_invalid
         assert not self.cluster.mounted_other_secrets
-        assert len([pod for pod in self._attempts() if not self.cluster.is_lost(pod)]) <= 1, "two trainers"
+        assert len(self._not_ended()) <= 1, "two trainers"
         if self.cluster.operator_is_up and self.cluster.status.get("state") in ("Suspended", "Complete", "Failed"):
             live = [job.name for job in self.cluster.jobs.values() if self._is_live(job) and job.step != names.CLEANUP]
             assert live == [], "a Job holds a pod"
@@ -277,6 +277,7 @@ class Histories(RuleBasedStateMachine):
         for status in self.cluster.statuses[self.written :]:
             self._follows(status)
         self.written = len(self.cluster.statuses)
+        self._progress_follows_the_last_checkpoint()
         self._interruptions_in_vain_are_limited()
         chosen = {json.dumps(status["gpuType"]) for status in self.cluster.statuses if "gpuType" in status}
         assert len(chosen) <= 1, "the GPU type on record has changed"
@@ -318,7 +319,8 @@ class Histories(RuleBasedStateMachine):
             elif pod.phase == "Pending":
                 self.cluster.start(pod, "n3")
             elif self.cluster.number_of(pod):
-                self.cluster.parts["artifacts"] = ARTIFACTS
+                if not self.cluster.is_over:
+                    self.cluster.parts["artifacts"] = ARTIFACTS
                 self.cluster.end(pod, 0)
             elif pod in self._of(names.CLEANUP):
                 self.cluster.end(pod, 0)
@@ -352,16 +354,29 @@ class Histories(RuleBasedStateMachine):
             self.end = status
             self._ends_well(status)
 
+    def _progress_follows_the_last_checkpoint(self) -> None:
+        """Check that an attempt's progress is judged by all that it has stored, also where it stored it at its end."""
+        records = [Attempt.model_validate(self.attempts[n]) for n in sorted(self.attempts)]
+        for index, record in enumerate(records):
+            if record.reason is not None and (record.checkpoint_step is not None or record.progressed is not None):
+                assert record.progressed == got_further(record, records[:index], None), f"not judged anew: {record}"
+
+    def _not_ended(self) -> list[Pod]:
+        """Return the pods of attempts that have not ended, without those that are lost."""
+        return [pod for pod in self._attempts() if not self.cluster.is_lost(pod)]
+
     def _interruptions_in_vain_are_limited(self) -> None:
         """Check that no attempt follows more interruptions in a row without progress than the run policy allows."""
         policy, number = self.cluster.spec.policy, 0
         records = [Attempt.model_validate(self.attempts[n]) for n in sorted(self.attempts)]
         for record in records:
-            if record.reason in set(FailureReason):
-                number = 0 if record.progressed or record.reason not in INTERRUPTIONS else number + is_in_vain(record)
+            if record.progressed or record.reason in CHARGED:
+                number = 0
+            elif record.reason in INTERRUPTIONS:
+                number += is_in_vain(record)
         is_last = bool(records) and is_in_vain(records[-1]) and number > policy.retries
         decides = self.cluster.operator_is_up and not self.cluster.deleting and not self.cluster.refusals
-        if is_last and decides and self.cluster.spec.suspend is not True:
+        if is_last and decides and self.cluster.spec.suspend is not True and not self._not_ended():
             assert self.end is not None, f"{number} interruptions in vain, and {policy.retries} are allowed"
 
     def _has_right_times(self, status: Object) -> None:
@@ -377,6 +392,7 @@ class Histories(RuleBasedStateMachine):
         assert ready["message"]
         if status["state"] == "Failed":
             assert FAILURES[FailureReason(ready["reason"])].remedy in ready["message"] or AGAIN in ready["message"]
+            assert "artifacts" in self.cluster.parts or self._not_ended() == [], "the job ends before its last pod"
         assert all("completionTime" in a for a in status.get("attempts", []) if "startTime" in a)
         spent = sum(a.get("gpuSeconds", 0) for a in status.get("attempts", []))
         assert status.get("gpuSeconds", 0) >= spent

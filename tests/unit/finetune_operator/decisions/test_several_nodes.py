@@ -124,6 +124,7 @@ def test_a_pod_without_a_node_is_waited_for_up_to_a_limit_while_the_others_hold_
     assert early.requeue_after == timedelta(seconds=1)
     (ended,) = attempts(late)
     assert (ended["reason"], late.delete_jobs) == (FailureReason.EVICTED, [JOB])
+    assert "progressed" not in ended, "no trainer had anything to do"
     assert ended["message"] == (
         f"1 of the 2 pods of the attempt has a node, and the others have had none for 10 min: {SAID} The pods were "
         "ended, so that other jobs can use their GPUs. What helps: wait until another pod frees its nvidia.com/gpu, "

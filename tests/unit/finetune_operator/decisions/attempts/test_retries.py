@@ -204,22 +204,32 @@ def test_a_node_that_did_not_start_the_pod_is_given_time_and_counts_before_the_f
 
 
 @pytest.mark.parametrize(
-    ("nodes", "avoided"),
+    ("ends", "ran", "avoided"),
     [
-        (["n1"], []),
-        (["n1", "n2"], []),
-        (["n1", "n1"], ["n1"]),
-        (["n1", "n2", "n1"], ["n1"]),
-        (["n1", "Suspended", "n1"], ["n1"]),
-        (["n1", "Preempted", "n1"], []),
-        ([None, None], []),
+        (["n1"], [], []),
+        (["n1", "n2"], [], []),
+        (["n1", "n1"], [], ["n1"]),
+        (["n1", "n2", "n1"], [], ["n1"]),
+        (["n1", "Suspended", "n1"], [], ["n1"]),
+        (["n1", "Suspended", "n1"], [1], []),
+        (["n1", "BudgetExceeded", "n1"], [1], []),
+        (["n1", "Evicted", "n1"], [], ["n1"]),
+        (["n1", "Preempted", "n1"], [1], []),
+        (["n1", "n1"], [0], ["n1"]),
+        (["n1", "n1"], [1], []),
+        ([None, None], [], []),
     ],
 )
 def test_a_node_is_avoided_if_it_did_not_start_two_attempts_between_which_none_ran(
-    nodes: list[str | None], avoided: list[str]
+    ends: list[str | None], ran: list[int], avoided: list[str]
 ) -> None:
-    reasons = ["NodeFault" if node in ("n1", "n2", None) else str(node) for node in nodes]
-    made = [r.model_copy(update={"node_name": node}) for r, node in zip(attempts(*reasons), nodes, strict=True)]
+    """`ends`: the node that refused the attempt, or another reason. `ran`: indices of the attempts that ran before."""
+    made = [
+        record.model_copy(update={"node_name": end, "progressed": False if index in ran else None})
+        for index, (record, end) in enumerate(
+            zip(attempts(*["NodeFault" if e in ("n1", "n2", None) else e for e in ends]), ends, strict=True)
+        )
+    ]
 
     verdict = retries.after_attempt(made, counted(made), POLICY, NOW)
 

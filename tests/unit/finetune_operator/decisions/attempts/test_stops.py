@@ -27,6 +27,7 @@ from tests.unit.finetune_operator.worlds import (
     fresh,
     pod,
     preflight,
+    published,
     run,
     validated,
     with_status,
@@ -327,14 +328,34 @@ def test_a_stopped_attempt_tells_its_last_steps_when_its_pod_ends() -> None:
     assert (after["reason"], after["lastStep"], after["checkpointStep"], after["exitCode"]) == ("Suspended", 42, 42, 33)
 
 
-def test_a_job_that_ends_while_a_pod_still_stops_pays_for_it_until_then() -> None:
+def test_a_job_ends_after_the_last_pod_has_stopped_and_pays_for_it_until_then() -> None:
     spec = SPEC.model_copy(update={"run_policy": RunPolicy(max_interruptions=0)})
     running = with_status(validated(spec=spec), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
     leaving = pod("Running", started=NOW, due=NOW + timedelta(seconds=120))
+    world = replace(running, remains={1: (leaving,)})
 
-    plan = reconcile(replace(running, remains={1: (leaving,)}), NOW + timedelta(seconds=30))
+    stops = reconcile(world, NOW + timedelta(seconds=10))
+    ended = reconcile(replace(with_status(world, stops), remains={}), NOW + timedelta(seconds=30))
 
-    assert (state(plan), attempts(plan)[0]["gpuSeconds"]) == ("Failed", 30)
+    assert (state(stops), reason(stops), stops.requeue_after) == ("Pending", "Stopping", timedelta(seconds=20))
+    assert message(stops).endswith(
+        "was deleted before its work was done. The job waits for the end of pod tickets-12345678-x."
+    )
+    assert (state(ended), attempts(ended)[0]["gpuSeconds"]) == ("Failed", 30)
+    assert "maxInterruptions allows 0" in message(ended)
+
+
+def test_a_job_that_is_complete_while_a_pod_still_stops_pays_for_it_until_then() -> None:
+    """It published after it was asked to stop."""
+    suspended = validated(spec=SPEC.model_copy(update={"suspend": True}), attempts={1: attempt(pod(started=NOW))})
+    records = with_status(suspended, reconcile(suspended, NOW)).status.attempts
+    leaving = pod("Running", started=NOW, due=NOW + timedelta(seconds=120))
+    world = published(spec=suspended.spec, remains={1: (leaving,)})
+    world = replace(world, status=world.status.model_copy(update={"attempts": records}))
+
+    plan = reconcile(world, NOW + timedelta(seconds=30))
+
+    assert (state(plan), attempts(plan)[0]["gpuSeconds"]) == ("Complete", 30)
 
 
 def test_suspending_a_job_ends_its_preflight() -> None:
