@@ -95,9 +95,11 @@ class Outcome:
 
 
 def had_effect(fault: Fault, seen: Seen) -> bool:
-    """Whether a fault that ends a pod has ended one. It may come when the pod has done its work, or when the job's pod
-    still waits for a node. Another pod after the one that was hit shows that it was ended, also if no attempt says
-    so."""
+    """Whether a fault came in time, and has ended a pod if it is one that does. It may come when the pod has done its
+    work, or when the job's pod still waits for a node. Another pod after the one that was hit shows that it was ended,
+    also if no attempt says so."""
+    if fault.too_late is not None and _ready(seen.status)["reason"] == fault.too_late:
+        return False
     others = {s.pod for s in seen.samples if s.seconds > seen.injected and s.phase is Phase.TRAIN} - {seen.pod}
     was_training = seen.pod != "" and any(
         s.pod == seen.pod and s.phase not in (None, Phase.PREFLIGHT) for s in seen.samples
@@ -109,7 +111,7 @@ def outcome(task: Task, seen: Seen, same_weights: bool | None = None) -> Outcome
     """Returns what the try shows."""
     fault, status, samples = task.fault, seen.status, seen.samples
     state, reasons = str(status.get("state", "")), seen.reasons
-    ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
+    ready = _ready(status)
     steps, seconds_again = work_repeated(seen.journals)
     recovery = seconds_to_recover(fault, seen)
     found = Outcome(
@@ -130,6 +132,11 @@ def outcome(task: Task, seen: Seen, same_weights: bool | None = None) -> Outcome
         seconds=round(samples[-1].seconds, 1) if samples else 0.0,
     )
     return found if found.is_right else replace(found, said=ready["message"])
+
+
+def _ready(status: Object) -> Object:
+    """Returns the condition Ready."""
+    return next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {"reason": "", "message": ""})
 
 
 def _right(fault: Fault, reasons: Sequence[str], state: str, ready: str) -> bool:

@@ -30,8 +30,8 @@ from pathlib import Path
 
 ORDER, JOURNAL = Path("/tmp/chaos"), Path("/tmp/steps")
 PHASE_SECONDS, STEP_SECONDS, SLOW_SECONDS = 4.0, 0.1, 1.0
-CALLED_IN_PHASES = ("measure_base", "tune", "as_measured", "tell_assessment")
-"""What the recipe calls while its phase is load, base evaluation, save and tuned evaluation."""
+CALLED_IN_PHASES = ("measure_base", "tune", "as_measured", "tell_assessment", "upload_results")
+"""What the recipe calls while its phase is load, base evaluation, save, tuned evaluation and publish."""
 
 
 def fault(result):

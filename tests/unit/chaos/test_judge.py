@@ -98,6 +98,12 @@ def test_a_fault_that_ended_no_pod_is_no_try_unless_another_pod_shows_that_it_di
     assert had_effect(OUTAGE, seen(looks, injected=4.0, status=complete))
 
 
+def test_a_job_that_had_published_before_it_was_made_again_is_no_try_of_that_fault_only() -> None:
+    occupied = seen([Sample(0, TRAIN, "a")], injected=1.0, status=ended("Failed", "OutputOccupied"))
+    assert not had_effect(BY_NAME["made-again"], occupied)
+    assert had_effect(OUTAGE, occupied), "another fault must not make a job take its own results for another's"
+
+
 def test_the_training_after_a_preflight_is_no_sign_that_the_preflight_was_ended() -> None:
     looks = [Sample(0, Phase.PREFLIGHT, "a"), Sample(5, TRAIN, "b")]
     assert not had_effect(KILL, seen(looks, injected=1.0, status=ended("Complete", "Succeeded")))
