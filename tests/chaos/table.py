@@ -32,7 +32,7 @@ class Fault:
     `most_seconds_lost`: of work that may be repeated. `same_weights`: whether the weights must be those of a job
     without a fault, bit for bit. `shared`: whether it hits all jobs at once. `on_second_node`: whether the pods run
     there. `lasts`: whether it acts from the begin of `inject` on; otherwise from its end. `ends_pod`: whether it ends
-    the pod that it hits. `too_late`: the reason of Ready that shows that it came too late. `spec`: fields of the job."""
+    the pod that it hits. `too_late`: the reason of Ready if it came too late. `spec`: fields of the job."""
 
     name: str
     told: str
