@@ -32,7 +32,7 @@ class Fault:
     `most_seconds_lost`: of work that may be repeated. `same_weights`: whether the weights must be those of a job
     without a fault, bit for bit. `shared`: whether it hits all jobs at once. `on_second_node`: whether the pods run
     there. `lasts`: whether it acts from the begin of `inject` on; otherwise from its end. `ends_pod`: whether it ends
-    the pod that it hits. `too_late`: the reason of Ready if it came too late. `spec`: fields of the job."""
+    the pod that it hits. `too_late`: the words of Ready if it came too late. `spec`: fields of the job."""
 
     name: str
     told: str
@@ -46,7 +46,7 @@ class Fault:
     on_second_node: bool = False
     lasts: bool = False
     ends_pod: bool = False
-    too_late: FailureReason | None = None
+    too_late: str | None = None
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -246,7 +246,7 @@ FAULTS: tuple[Fault, ...] = (
         "The FineTuneJob is deleted and made again under its name.",
         pods.make_again,
         ALL,
-        too_late=R.OUTPUT_OCCUPIED,  # the first one had published before its pod stopped
+        too_late="already contains the results of",  # the first one had published before its pod stopped
     ),
     Fault(
         "clock-an-hour-off",

@@ -67,13 +67,15 @@ def with_failure(world: World, history: History, found: RunStanding, now: dateti
 
 
 def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
-    """Return the history with the record of the preflight that is stopped because the job is suspended.
+    """Return the history with the record of the preflight that is stopped because the job is suspended, or that has
+    failed at the same time.
 
     One whose pod has not started can have written nothing, and has none."""
-    run = _run(world)
+    run, found = _run(world), assess_one(world, now)
+    if found.standing is Standing.FAILED:
+        return with_failure(world, history, found, now)
     has_started = run is not None and run.pod is not None and run.pod.started is not None
-    has_ended = assess_one(world, now).standing in (Standing.SUCCEEDED, Standing.FAILED)
-    if has_ended or not has_started or world.preflight_number >= MOST_PREFLIGHTS:
+    if found.standing is Standing.SUCCEEDED or not has_started or world.preflight_number >= MOST_PREFLIGHTS:
         return history
     return _with_record(world, history, world.preflight_number, (reason, message), now)
 

@@ -155,23 +155,35 @@ def _end_of_retries(world: World, history: History, now: datetime) -> Plan | Non
 def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunPolicy, now: datetime) -> Plan | None:
     """Return the plan that ends a job whose last attempt is not tried again; None if it is."""
     if (said := records.own_end(world, last)) is not None:
-        return _fail(world, history, said[1], said[0], now)
+        return _fail(world, history, said[1], said[0], now, meanwhile=said[0])
     verdict = retries.after_attempt(history.attempts, history.counts, policy, now)
     if not isinstance(verdict, retries.GiveUp):
         return None
     too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
     found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
-    return _fail(world, history, verdict.reason, found, now)
+    return _fail(world, history, verdict.reason, found, now, meanwhile=last.message or "")
 
 
-def _fail(world: World, history: History, reason: FailureReason, finding: str, now: datetime) -> Plan:
-    """Return the plan that ends the job as failed, but not before its pods have stopped.
+def _fail(
+    world: World,
+    history: History,
+    reason: FailureReason,
+    finding: str,
+    now: datetime,
+    meanwhile: str | None = None,
+) -> Plan:
+    """Return the plan that ends the job as failed, but not before its pods have stopped: their GPUs count to the end.
 
-    A pod that stops may store a checkpoint, after which another attempt would follow, and its GPU counts to its end."""
-    stopping = [pod.name for pod in _held(world, history, now) if pod.started is not None]
+    `meanwhile`: what is told until then, where the end of a pod can still change the decision: it may store a
+    checkpoint, after which another attempt follows. Then also a pod is waited for that nobody has asked to stop."""
+    held = [pod for pod in _held(world, history, now) if pod.started is not None]
+    stopping = [pod for pod in held if pod.is_leaving or meanwhile is not None]
     if not stopping or history.last is None:
         return plans.fail(world, history, reason, finding, now)
-    told = f"{history.last.message or finding} The job waits for the end of pod {stopping[-1]}."
+    pod = stopping[-1]
+    told = f"{meanwhile or finding} The job waits for the end of pod {pod.name}."
+    if not (pod.is_leaving or plans.live(*world.attempts.values())):
+        told = f"{told} To end it: kubectl delete pod {pod.name}."  # no Job and no operator does
     return plans.proceed(world, outlooks.stopping(told), history, now, requeue_after=_until_gone(world, history, now))
 
 

@@ -98,7 +98,7 @@ def had_effect(fault: Fault, seen: Seen) -> bool:
     """Whether a fault came in time, and has ended a pod if it is one that does. It may come when the pod has done its
     work, or when the job's pod still waits for a node. Another pod after the one that was hit shows that it was ended,
     also if no attempt says so."""
-    if fault.too_late is not None and _ready(seen.status)["reason"] == fault.too_late:
+    if fault.too_late is not None and fault.too_late in _ready(seen.status)["message"]:
         return False
     others = {s.pod for s in seen.samples if s.seconds > seen.injected and s.phase is Phase.TRAIN} - {seen.pod}
     was_training = seen.pod != "" and any(

@@ -33,7 +33,7 @@ Faults of a GPU are raised by a stand-in in the trainer's image, because the loc
 (`tests/chaos/harms/stand_in.py`). It also writes down each step, which shows what work was repeated. And it lets the
 first attempt rest for 4 s in each short phase and for 0.1 s in each step, so that a fault can come in any of them.
 `tests/chaos/table.py` lists every fault, and what must happen. A fault that ends a pod, but came too late to end one,
-is no try.
+is no try. Nor is a job that is made again after the first one has published.
 
 This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
 date and commit. Times depend on the machine: the tries ran on two processors, up to six of them side by side, and

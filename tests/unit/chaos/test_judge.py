@@ -99,7 +99,10 @@ def test_a_fault_that_ended_no_pod_is_no_try_unless_another_pod_shows_that_it_di
 
 
 def test_a_job_that_had_published_before_it_was_made_again_is_no_try_of_that_fault_only() -> None:
-    occupied = seen([Sample(0, TRAIN, "a")], injected=1.0, status=ended("Failed", "OutputOccupied"))
+    status = ended("Failed", "OutputOccupied")
+    occupied = seen([Sample(0, TRAIN, "a")], injected=1.0, status=status)
+    assert had_effect(BY_NAME["made-again"], occupied), "a rival that has not published must not stop it"
+    status["conditions"][0]["message"] = "spec.output.uri s3://results/a already contains the results of lane-1/a."
     assert not had_effect(BY_NAME["made-again"], occupied)
     assert had_effect(OUTAGE, occupied), "another fault must not make a job take its own results for another's"
 

@@ -8,8 +8,8 @@ from finetune_trainer.pod.failure import Cancelled
 from finetune_trainer.pod.liveness.heartbeat import beat
 
 LAST_UPLOAD_SECONDS = 10.0
-"""How long the end of an attempt waits for its last upload. If another rank has failed, the launcher kills this one
-after `launcher.LAST_SECONDS`, which has to suffice for this and for the report."""
+"""How long the end of an attempt waits for its last upload, and then for other results. If another rank has failed, the
+launcher kills this one after `launcher.LAST_SECONDS`, which has to suffice for both and for the report."""
 
 
 class Background:

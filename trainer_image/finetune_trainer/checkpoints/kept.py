@@ -122,16 +122,18 @@ class KeptResults:
         folders = {path.partition("/")[0] for path in self._files}
         return sorted(folder for folder in folders if folder.startswith(f"{name}-"))
 
-    def find(self, name: str) -> Kept | None:
+    def find(self, name: str, misfit: Callable[[Path], str | None] = lambda folder: None) -> Kept | None:
         """Returns a usable result of this name, or None. Prints why a result is not used.
 
-        Raises TrainerFailure if the storage does not answer or denies access."""
+        `misfit`: gets the folder of a result, and returns why this run cannot use it, or None. Raises TrainerFailure if
+        the storage does not answer or denies access."""
         for folder in self._folders_of(name):
             into = self._scratch / folder
             found = read_folder(self._storage, join(self._uri, folder), into, self._facts)
-            if not isinstance(found, Unusable):
+            why = found.why if isinstance(found, Unusable) else misfit(into)
+            if why is None:
                 return Kept(into, int(json.loads((into / WRITER).read_bytes())["attempt"]))
-            print(found.why, flush=True)
+            print(why, flush=True)
         return None
 
     def keep(

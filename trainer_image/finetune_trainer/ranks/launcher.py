@@ -38,10 +38,10 @@ from finetune_trainer.ranks.outcome import (
 from finetune_trainer.ranks.peers import CAUSE
 from finetune_trainer.ranks.vigil import Vigil, why_silent
 
-LAST_SECONDS = 15.0
+LAST_SECONDS = 25.0
 """How long the other ranks may still take after the end of the training is decided. Rank 0 waits ten seconds for the
-upload of a checkpoint that is under way."""
-FINDING_SECONDS = 30.0
+upload of a checkpoint that is under way, and ten more for other results that are not stored yet."""
+FINDING_SECONDS = 40.0
 """How long the other ranks may take if they have to find out themselves that the training is over: ten seconds in which
 they wait for the word of the launcher, and LAST_SECONDS. NCCL does not notice that a process is gone."""
 LOOK_SECONDS = 1.0

@@ -74,25 +74,27 @@ def kept_training(kept: KeptResults, earlier: KeptResults | None = None, job: st
 
     def find() -> tuple[Kept, str] | None:
         for results, name in ((kept, ""), (earlier, job)):
-            if results is None or (found := results.find(TRAINED)) is None:
-                continue
-            if _records_of(found) is not None:
+            if results is not None and (found := results.find(TRAINED, _other_records)) is not None:
                 return found, name
-            print(f"{found} is not used: its {RECORDS} is from another version of the trainer.", flush=True)
         return None
 
     if (looked := found_on_each_node(find, lambda each: f"{each[0]} {each[1]}")) is None:
         return None
     found, name = looked
-    if (run := _records_of(found)) is None:
-        return None
+    run = _records_in(found.folder)
     run.resumed_from = len(run.steps)
     return KeptTraining(run, found.folder / "weights", found.attempt, name)
 
 
-def _records_of(found: Kept) -> RunState | None:
-    """Returns the records of the training, or None if this version of the trainer cannot read them."""
+def _records_in(folder: Path) -> RunState:
+    """Returns the records of the training. Raises ValidationError if this version of the trainer cannot read them."""
+    return TypeAdapter(RunState).validate_json((folder / RECORDS).read_bytes())
+
+
+def _other_records(folder: Path) -> str | None:
+    """Returns why the training in this folder cannot be taken over, or None."""
     try:
-        return TypeAdapter(RunState).validate_json((found.folder / RECORDS).read_bytes())
-    except (ValidationError, OSError):
-        return None
+        _records_in(folder)
+    except ValidationError:
+        return f"{folder.name} is not used: its {RECORDS} is from another version of the trainer."
+    return None

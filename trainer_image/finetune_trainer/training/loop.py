@@ -82,7 +82,7 @@ def training_steps(
     optimizer = optimizer or make_optimizer(model, training)
     mixture = mixture or Mixture((len(examples),))
     divergence = Divergence(model.config.get_text_config().vocab_size, [step.loss for step in done])
-    phase("training", steady=True)
+    phase("training", steady=True, by_steps=True)
     for step in range(len(done), resolved.total_steps):
         started = perf_counter()
         rows = [examples[i] for i in rows_of_step(mixture, training.global_batch_size, training.seed, step)]

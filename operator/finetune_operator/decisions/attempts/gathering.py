@@ -15,8 +15,8 @@ LIMIT = timedelta(minutes=10)
 
 def waits_until(run: Run) -> datetime | None:
     """Return when the attempt gives its GPUs back; None if none of its pods has a node, or if all have one."""
-    held = _holding(run)
-    return min(held) + LIMIT if 0 < len(held) < run.nodes else None
+    held, placed = _holding(run), sum(pod.held_since is not None for pod in run.on_nodes)
+    return min(held) + LIMIT if held and placed < run.nodes else None
 
 
 def incomplete(run: Run, standing: Standing, now: datetime) -> str | None:

@@ -42,13 +42,15 @@ def _failed_again(records: Sequence[Attempt]) -> bool:
 
     Once is no reason to avoid a node: its kubelet refuses pods for a moment after a restart, and it may be the only
     node with a GPU."""
+    if records[-1].reason != FailureReason.NODE_FAULT:
+        return False
     nodes = []
     for record in reversed(records):
         if record.reason == FailureReason.NODE_FAULT:
             nodes.append(record.node_name)
         if record.progressed is not None:
             break  # it ran, and may have been refused after that
-    return bool(nodes) and nodes[0] in nodes[1:]
+    return nodes[0] in nodes[1:]
 
 
 def waits_until(record: Attempt, run: Run) -> datetime | None:

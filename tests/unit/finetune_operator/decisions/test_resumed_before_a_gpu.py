@@ -10,6 +10,7 @@ from finetune_operator.decisions import admission
 from finetune_operator.decisions.objects import bundles
 from finetune_operator.decisions.plan import Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.leftovers import time_to_keep
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.plans import kinds, state
@@ -76,6 +77,24 @@ def test_a_preflight_that_has_failed_is_not_on_record_as_suspended() -> None:
 
         (record,) = (plan.status or resumed.raw_status)["preflights"]
         assert record["reason"] == "StorageUnavailable"
+
+
+@pytest.mark.parametrize(
+    ("job", "ended"),
+    [
+        (preflight(pod("Running", exit_code=137, finished=NOW - timedelta(minutes=1))), "Killed"),  # a sidecar runs on
+        (None, "Evicted"),  # somebody has deleted it
+    ],
+)
+def test_a_preflight_that_ended_just_before_it_was_suspended_is_on_record_with_its_own_reason(
+    job: Run | None, ended: str
+) -> None:
+    world = fresh()
+    world = with_status(world, reconcile(world, NOW))
+    plan = reconcile(replace(world, spec=SUSPENDED, preflight=job, generation=2), NOW)
+    assert plan.status is not None
+    (record,) = plan.status["preflights"]
+    assert (plan.status["state"], record["reason"]) == ("Suspended", ended)
 
 
 def test_what_a_suspended_preflight_may_have_written_is_cleaned_up_after_a_later_one_found_bad_input() -> None:

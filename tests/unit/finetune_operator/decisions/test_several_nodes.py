@@ -145,6 +145,15 @@ def test_a_pod_that_is_being_removed_holds_no_gpu_for_its_replacement() -> None:
     assert "gives its GPUs back" not in message(plan)
 
 
+def test_a_pod_that_is_drained_beside_another_one_is_not_taken_for_one_without_a_node() -> None:
+    drained = on(0, "Failed", exit_code=33, due=NOW + HOUR + LIMIT, finished=NOW + HOUR)
+    pulls = on(0, "Pending", due=NOW + HOUR + LIMIT)
+    for world in (two(drained, on(1)), two(pulls, on(1, "Pending"))):
+        plan = reconcile(world, NOW + HOUR + LIMIT / 5)
+        assert "have had none" not in str(plan.status)
+        assert "gives its GPUs back" not in message(plan)
+
+
 def test_a_pod_that_a_quota_refuses_is_waited_for_likewise() -> None:
     world = two(on(0), refusal="exceeded quota: gpus, requested: 4")
     assert "Wait until other pods of the namespace end, or raise ResourceQuota gpus." in message(reconcile(world, NOW))

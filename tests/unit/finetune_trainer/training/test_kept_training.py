@@ -41,3 +41,16 @@ def test_records_of_another_version_that_cannot_be_read_are_not_used_and_the_log
     assert (
         f"{TRAINED}-local is not used: its {RECORDS} is from another version of the trainer." in capsys.readouterr().out
     )
+
+
+def test_beside_records_that_cannot_be_read_those_of_another_pod_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, run = open_storage(bundle(str(tmp_path))), RunState(StepLayout(1, False))
+    for pod, records in (("a", b"{}"), ("b", TypeAdapter(RunState).dump_json(run))):
+        monkeypatch.setenv("POD_UID", pod)
+        results = KeptResults(storage, str(tmp_path / "kept"), 1, {"data": "d"}, tmp_path / pod)
+        assert results.keep(TRAINED, {RECORDS: records, "weights/w": b"w"})
+    found = kept_training(KeptResults(storage, str(tmp_path / "kept"), 2, {"data": "d"}, tmp_path / "later"))
+    assert found is not None
+    assert found.run == dataclasses.replace(run, resumed_from=0)

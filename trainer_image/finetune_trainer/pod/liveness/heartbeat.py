@@ -18,13 +18,13 @@ class _Heart:
     steps = 0
     slowest = 0.0
     longest_wait = 0.0
-    """The longest time without a beat in the present steady work, or in the last one. Written by the watchdog."""
+    """The longest time without a beat in steady work. Written by the watchdog."""
     looked = 0.0
     """For how many seconds the watchdog has looked. Written by the watchdog."""
     looked_before = 0.0
     """Value of `looked` after the last step."""
     quiet = 0.0
-    steady = False
+    steady = by_steps = False
     began = 0
     """Value of `beats` at the start of the phase."""
 
@@ -42,15 +42,13 @@ def attended(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def phase(doing: str, steady: bool = False) -> None:
+def phase(doing: str, steady: bool = False, by_steps: bool = False) -> None:
     """Says what the main thread does from now on, as it follows "while" in a sentence: "training".
 
-    `steady`: it shows progress again and again. Its first beat may take long, because kernels are compiled. How long it
-    waits between two beats is measured anew: a slow token of the evaluation says nothing about a step."""
+    `steady`: it shows progress again and again. Its first beat may take long, because kernels are compiled. `by_steps`:
+    only its steps say how long it may take, because a slow token of the evaluation says nothing about them."""
     beat()
-    if steady:
-        _Heart.longest_wait = 0.0
-    _Heart.phase, _Heart.steady, _Heart.began = doing, steady, _Heart.beats
+    _Heart.phase, _Heart.steady, _Heart.by_steps, _Heart.began = doing, steady, by_steps, _Heart.beats
 
 
 def stepped(step: int, steps: int, seconds: float) -> None:
@@ -108,9 +106,9 @@ def beats() -> int:
 def patience(wanted: float | None) -> float:
     """Returns how many seconds the current work may show no progress. `wanted`: spec.runPolicy.stallTimeoutSeconds.
 
-    The default is ten times the slowest step so far, or the longest wait of this steady work so far, and at least five
-    minutes. Work that is not steady has at least five minutes."""
-    slowest = max(_Heart.slowest, _Heart.longest_wait)
+    The default is ten times the slowest step so far, or outside the training the longest wait of steady work so far,
+    and at least five minutes. Work that is not steady has at least five minutes."""
+    slowest = _Heart.slowest if _Heart.by_steps else max(_Heart.slowest, _Heart.longest_wait)
     usual = max(LEAST_SECONDS, SLOWER * slowest) if wanted is None else wanted
     steady = _Heart.steady and _Heart.beats > _Heart.began
     return max(usual, _Heart.quiet, 0.0 if steady else LEAST_SECONDS)

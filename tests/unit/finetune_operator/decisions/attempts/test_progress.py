@@ -189,6 +189,7 @@ def test_a_pod_that_was_left_behind_may_complete_a_job_that_would_be_given_up() 
     job.cluster.now += timedelta(hours=1)
     job.cluster.settle()
     assert (job.cluster.is_over, pod.is_leaving) == (False, False)
+    assert job.ready["message"].endswith(f"To end it: kubectl delete pod {pod.name}.")
 
     job.cluster.parts["artifacts"] = ARTIFACTS
     job.cluster.end(pod, 0)

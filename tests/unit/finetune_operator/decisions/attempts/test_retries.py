@@ -209,6 +209,7 @@ def test_a_node_that_did_not_start_the_pod_is_given_time_and_counts_before_the_f
         (["n1"], [], []),
         (["n1", "n2"], [], []),
         (["n1", "n1"], [], ["n1"]),
+        (["n1", "n1", "Preempted"], [], []),
         (["n1", "n2", "n1"], [], ["n1"]),
         (["n1", "Suspended", "n1"], [], ["n1"]),
         (["n1", "Suspended", "n1"], [1], []),

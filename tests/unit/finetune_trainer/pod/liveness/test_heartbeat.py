@@ -68,23 +68,23 @@ def test_ten_times_the_longest_wait_of_steady_work_is_allowed_if_the_job_says_no
     waited(40)
     waited(2)
     assert patience(None) == 400
-    phase("splitting the rows")
-    assert patience(None) == 400
     phase("reading the rows", steady=True)
     beat()
-    assert patience(60) == 60
+    assert (patience(None), patience(60)) == (400, 60)
 
 
 def test_a_slow_token_of_the_evaluation_does_not_raise_the_limit_of_the_training() -> None:
     phase("generating answers with the base model", steady=True)
     beat()
     waited(95)
-    phase("training", steady=True)
+    phase("training", steady=True, by_steps=True)
     beat()
     stepped(1, 10, 2.0)
     assert patience(None) == 300
-    waited(40)
+    stepped(2, 10, 40.0)
     assert patience(None) == 400
+    phase("generating answers with the tuned model", steady=True)
+    assert patience(None) == 950
 
 
 def test_only_steady_work_that_has_begun_and_waits_for_nothing_is_measured() -> None:
