@@ -11,8 +11,8 @@ from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import End
 
-OTHERS_LIMIT = timedelta(seconds=45)
-"""How long the other pods may take to end after the first one. The launchers give their ranks 15 to 30 seconds."""
+OTHERS_LIMIT = timedelta(seconds=60)
+"""How long the other pods may take to end after the first one. The launchers give their ranks 25 to 40 seconds."""
 LOSS_LIMIT = timedelta(seconds=150)
 """How long the cause is waited for where the pods that have ended have only lost another one. Kubernetes needs about 90
 seconds to see that a node does not answer. The pods that have ended hold no GPUs meanwhile."""
