@@ -172,8 +172,7 @@ def test_what_was_deleted_while_a_watch_was_broken_is_noticed(
     proxy.mend()
 
     def made_again() -> bool:
-        found = kube.find(f"{BATCH_JOBS.format(waiting.namespace)}/{before}")
-        return found is not None and found["metadata"]["uid"] != uid
+        return any(found["metadata"]["uid"] != uid for found in waiting.batch_jobs())
 
     wait_for("the preflight to be made again", made_again, timeout=90)
 
