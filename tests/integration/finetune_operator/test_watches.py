@@ -172,7 +172,7 @@ def test_what_was_deleted_while_a_watch_was_broken_is_noticed(
     proxy.mend()
 
     def made_again() -> bool:
-        return any(found["metadata"]["uid"] != uid for found in waiting.batch_jobs())
+        return any(found["metadata"]["uid"] != uid for found in waiting.batch_jobs().values())
 
     wait_for("the preflight to be made again", made_again, timeout=90)
 
