@@ -53,12 +53,7 @@ def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
     A late watch must not lead to a second attempt beside the first. So the pods that a deleted Job has left are read
     too."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
-    if last is None or last.reason is not None or any(kept.run.name == last.name for kept, _ in store.runs(world.uid)):
-        return
-    raw = api.get("Job", last.name, world.namespace)
-    if raw is not None:
-        store.put("Job", raw, own=True)
-    else:
+    if last is not None and last.reason is None and not _job_exists(api, store, world, last.name):
         _read_pods(api, store, world, f"{names.LABEL_JOB_UID}={world.uid}")
 
 
@@ -66,12 +61,18 @@ def _find_unseen_preflight(api: Api, store: Store, world: World) -> None:
     """Read the Job of the preflight live, if the status says that it exists and the store does not know it.
 
     A late watch must not count as an interruption."""
-    name = names.preflight_name(world.name, world.uid, world.preflight_under_way)
-    if not world.expects_preflight or any(kept.run.name == name for kept, _ in store.runs(world.uid)):
-        return
+    if world.expects_preflight:
+        _job_exists(api, store, world, names.preflight_name(world.name, world.uid, world.preflight_under_way))
+
+
+def _job_exists(api: Api, store: Store, world: World, name: str) -> bool:
+    """Whether this Job exists. One that the store does not know is read live, and then the store knows it."""
+    if any(kept.run.name == name for kept, _ in store.runs(world.uid)):
+        return True
     raw = api.get("Job", name, world.namespace)
     if raw is not None:
         store.put("Job", raw, own=True)
+    return raw is not None
 
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:

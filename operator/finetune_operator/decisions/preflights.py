@@ -56,14 +56,9 @@ def is_done(world: World, now: datetime) -> bool:
 
 def with_failure(world: World, history: History, found: RunStanding, now: datetime) -> History:
     """Return the history with the record of the preflight that has failed."""
-    last, run = _last(world), _run(world)
-    number = world.preflight_number if run else last.number if last else 1
-    if vanished(world) is not None:
-        number = next_number(world)
-    if last is not None and last.number == number:
-        return history
-    reason = found.failure or FailureReason.TRAINER_CRASHED
-    return _with_record(world, history, number, (reason, found.message), now)
+    if _run(world) is None and _last(world) is not None and vanished(world) is None:
+        return history  # `found` is what its record says
+    return _with_record(world, history, found.failure or FailureReason.TRAINER_CRASHED, found.message, now)
 
 
 def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
@@ -77,7 +72,7 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     has_started = run is not None and run.pod is not None and run.pod.started is not None
     if found.standing is Standing.SUCCEEDED or not has_started or world.preflight_number >= MOST_PREFLIGHTS:
         return history
-    return _with_record(world, history, world.preflight_number, (reason, message), now)
+    return _with_record(world, history, reason, message, now)
 
 
 def is_recorded(world: World, history: History) -> bool:
@@ -86,21 +81,16 @@ def is_recorded(world: World, history: History) -> bool:
     return last is not None and last.number == history.preflights[-1].number
 
 
-def next_number(world: World) -> int:
-    """Return the number of the preflight to create: that of one which the operator has stopped, or the next one."""
-    return world.preflight_under_way
-
-
-def _with_record(world: World, history: History, number: int, end: tuple[str, str], now: datetime) -> History:
-    """Return the history with the record of preflight `number`. `end`: reason and message."""
+def _with_record(world: World, history: History, reason: str, message: str, now: datetime) -> History:
+    """Return the history with the record of the preflight that is not on record yet."""
     run = _run(world)
-    pod = run.pod if run else None
+    pod, number = (run.pod, world.preflight_number) if run else (None, world.preflight_under_way)
     record = Attempt(
         number=number,
         name=run.name if run else names.preflight_name(world.name, world.uid, number),
         completion_time=min((pod.finished if pod else None) or now, now),  # the clock of the API server may be ahead
-        reason=end[0],
-        message=end[1],
+        reason=reason,
+        message=message,
         exit_code=pod.exit_code if pod else None,
         node_name=pod.node_name if pod else None,
     )
@@ -123,7 +113,7 @@ def _run(world: World) -> Run | None:
     """Return the preflight that is not on record yet; None if its Job does not exist.
 
     The Job of one on record does not count, also if it was not deleted yet."""
-    return world.preflight if world.preflight_number >= next_number(world) else None
+    return world.preflight if world.preflight_number >= world.preflight_under_way else None
 
 
 def _last(world: World) -> Attempt | None:

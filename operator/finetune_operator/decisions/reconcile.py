@@ -203,13 +203,13 @@ def _validate(
             plan = plans.proceed(world, outlook, history, now, requeue_after=pause)
             return replace(plan, is_final=preflights.vanished(world) is not None)
         found = RunStanding(Standing.ABSENT)
-        history = replace(history, preflight=preflights.next_number(world))
+        history = replace(history, preflight=world.preflight_under_way)
     create = children.groundwork(world, spec)
     lacking = world.preflight is not None and bundles.is_lacking(world, world.preflight)
     if found.standing is Standing.ABSENT or lacking or not world.has_pod_on_record:
         create += bundles.missing(world, spec, profile)
     if found.standing is Standing.ABSENT:
-        create.append(children.preflight_job(world, spec, profile, preflights.next_number(world)))
+        create.append(children.preflight_job(world, spec, profile, world.preflight_under_way))
     plan = plans.proceed(world, outlooks.validating(found), history, now, create, found.requeue_after)
     return replace(plan, is_final=found.standing is Standing.ABSENT and world.status.state is not None)
 

@@ -162,7 +162,7 @@ class World:
 
     @property
     def preflight_under_way(self) -> int:
-        """Number of the preflight after the last one that ended without a result."""
+        """Number of the preflight after the last one on record, whether its Job exists or is still to be created."""
         return self.status.preflights[-1].number + 1 if self.status.preflights else 1
 
     @property

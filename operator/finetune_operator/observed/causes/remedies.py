@@ -4,6 +4,7 @@ Three parts of the cluster keep a pod from starting: the scheduler finds no node
 kubelet cannot start its containers. Their words name the cause. What helps follows here."""
 
 import re
+from collections.abc import Sequence
 
 _NODE_REASON = re.compile(r"(?:^|, )\d+ (?P<reason>.+?)(?=, \d+ |\. |\.?$)")
 """One entry of the scheduler's list: `0/3 nodes are available: 2 Insufficient cpu, 1 Too many pods.`"""
@@ -137,18 +138,22 @@ def is_in_use(said: str) -> bool:
 
 def of_refusal(said: str) -> str:
     """Return what helps against this refusal of the API server; "" if only its own words can say."""
-    for pattern, remedy in _REFUSALS:
-        if match := re.search(pattern, said, re.DOTALL):
-            return remedy.format(**match.groupdict())
-    return ""
+    return _first(_REFUSALS, said)
 
 
 def of_refused_object(kind: str, said: str) -> str:
     """Return what helps against this refusal of an object of another kind than Pod."""
-    for pattern, remedy in _REFUSALS_OF_OBJECTS:
+    remedy = _first(_REFUSALS_OF_OBJECTS, said, kind=kind) or "Correct that cause."
+    return f"{remedy} {AGAIN_BY_ITSELF}"
+
+
+def _first(refusals: Sequence[tuple[str, str]], said: str, **words: str) -> str:
+    """Return what helps against the first of these refusals that is meant, with the names from its words and `words`;
+    "" if none is."""
+    for pattern, remedy in refusals:
         if match := re.search(pattern, said, re.DOTALL):
-            return f"{remedy.format(kind=kind, **match.groupdict())} {AGAIN_BY_ITSELF}"
-    return f"Correct that cause. {AGAIN_BY_ITSELF}"
+            return remedy.format(**words, **match.groupdict())
+    return ""
 
 
 def of_taken_name(kind: str, name: str) -> str:
