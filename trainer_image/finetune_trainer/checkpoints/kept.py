@@ -184,18 +184,17 @@ class KeptResults:
         except (Exception, PeerFailed, StopRequested):
             if self._missing:
                 with stop_deferred():
-                    self._keep_missing_last(self.seconds_at_the_end())
+                    self._keep_missing_last()
             raise
 
-    def _keep_missing_last(self, seconds: float) -> None:
-        deadline = monotonic() + seconds
-        while self._missing and (left := deadline - monotonic()) > 0:
+    def _keep_missing_last(self) -> None:
+        while self._missing and (left := self.seconds_at_the_end()) > 0:
             place, missing = next(iter(self._missing.items()))
             try:
                 if missing.results._write_within(missing.name, missing.files, left):
                     self._found_its_place(place)
             except TrainerFailure:  # the first failure was told
-                sleep(min(PAUSE_SECONDS, max(0.0, deadline - monotonic())))
+                sleep(min(PAUSE_SECONDS, self.seconds_at_the_end()))
 
     def _found_its_place(self, place: str) -> None:
         """Tells that a result which was missing is written now."""

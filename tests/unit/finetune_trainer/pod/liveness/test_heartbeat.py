@@ -30,7 +30,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a process that has done nothing."""
     monkeypatch.setattr(heartbeat, "_Heart", type("_Heart", (), dict(vars(heartbeat._Heart))))
     heartbeat._Heart.phase, heartbeat._Heart.step, heartbeat._Heart.slowest = "starting", None, 0.0
-    heartbeat._Heart.steady, heartbeat._Heart.longest_wait = False, 0.0
+    heartbeat._Heart.steady, heartbeat._Heart.by_steps, heartbeat._Heart.longest_wait = False, False, 0.0
     heartbeat._Heart.looked = heartbeat._Heart.looked_before = 0.0
 
 
