@@ -56,7 +56,7 @@ def suspended(stop: Stop) -> Outlook:
 
 
 def stopping(message: str) -> Outlook:
-    """A pod was asked to stop, and the next step waits for its end."""
+    """A pod was asked to stop, or has no Job any more, and the next step waits for its end."""
     return Outlook(State.PENDING, "Stopping", message)
 
 
