@@ -58,16 +58,20 @@ verify: venv ## style, types, import boundaries, generated files
 	@.venv/bin/lint-imports --no-logo --config pyproject.toml
 	@$(PYTHON) crds/generate.py --check
 
-ORDINARY := not images and not soak
+ORDINARY := not images and not soak and not thorough
 PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
 IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
-test: verify unit ## everything: style and types, then the three levels of tests (about an hour on two cores)
+test: verify unit ## style and types, then the three levels of tests (about half an hour on two cores)
 	@echo "integration and e2e: whole trainings of tiny models; then the whole local cluster, and beside it an API server"
 	@$(PYTHON) -m devcluster build --kueue  # here rather than in a fixture, where nobody would see it working
 	@$(MAKE) --no-print-directory trainings  # alone, because they keep all cores busy
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going e2e api-server  # both mostly wait
+
+.PHONY: test-full
+test-full: ## the same with every variant of every test (about an hour on two cores)
+	@$(MAKE) --no-print-directory test ORDINARY='not images and not soak'
 
 .PHONY: unit
 unit: venv ## no cluster; about eight minutes on two cores

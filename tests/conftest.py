@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 BUILD = Path(__file__).parents[1] / "build"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as thorough the variants of a test that its mark `thorough_for` names by their ids, which may have
+    wildcards. First, because pytest selects by marker in its own hook."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        patterns = [pattern for mark in item.iter_markers("thorough_for") for pattern in mark.args]
+        if any(fnmatchcase(item.callspec.id, pattern) for pattern in patterns):
+            item.add_marker(pytest.mark.thorough)
 
 
 @pytest.fixture(scope="session")

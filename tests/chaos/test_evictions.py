@@ -11,6 +11,8 @@ from tests.integration.jobs import ATTEMPT, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.thorough
+
 STEPS = 400
 """Enough that the job still trains when it is evicted. The status shows the first step, then one every ten seconds."""
 SECONDS = 240.0

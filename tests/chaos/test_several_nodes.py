@@ -19,6 +19,8 @@ from tests.integration.jobs import GPU, Job
 from tests.integration.kube import Object
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.thorough
+
 AT_ONCE = 2
 """How many jobs run side by side. More would only wait for each other on two cores."""
 END_SECONDS = 60.0

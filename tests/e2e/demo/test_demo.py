@@ -54,6 +54,7 @@ def test_the_demo_publishes_an_adapter_that_answers_better_than_its_base_model(t
     assert status.evaluation.tuned.exact_match > 0.6
 
 
+@pytest.mark.thorough
 def test_a_demo_of_a_few_steps_shows_how_the_job_goes_and_keeps_its_results(
     target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def both(tenant: Tenant, start: Start) -> Iterator[Both]:
         yield Both(pool.submit(without_its_pod, tenant, jobs[0]), pool.submit(paused, tenant, jobs[1]))
 
 
+@pytest.mark.thorough
 def test_a_pod_that_is_deleted_is_followed_by_another_that_ends_the_job_well(both: Both) -> None:
     status = both.deleted.result()
 
@@ -157,6 +158,7 @@ def test_jobs_that_are_deleted_while_they_wait_or_run_leave_nothing(
     delete(tenant, running)
 
 
+@pytest.mark.thorough
 def test_a_complete_job_that_is_deleted_leaves_what_it_published(tenant: Tenant, start: Start) -> None:
     job = start("deleted-complete", training={"maxSteps": 2})
     in_state(job, "Complete")

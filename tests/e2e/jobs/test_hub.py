@@ -16,6 +16,8 @@ from tests.integration.jobs import Job
 from tests.integration.kube import Object
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
+pytestmark = pytest.mark.thorough
+
 MODEL, ROWS, TOKEN = "acme/gated", "datasets/acme/sums", "hf_of_the_tests"
 CACHE = "cache-of-the-hub"
 TRAIN = [{"uri": f"hf://{ROWS}/data/*.jsonl", "columns": SUMS_COLUMNS}]

@@ -12,6 +12,8 @@ from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.thorough
+
 SCRIPT = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); signal.pause(); signal.pause()"
 SIDECAR = f"""
 [JSONPatch{{

@@ -6,9 +6,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from devcluster import Cluster
 from tests.e2e.tenant import SUMS_COLUMNS, Tenant, message, sums
 from tests.integration.jobs import Job
+
+pytestmark = pytest.mark.thorough
 
 DRIFT = {"train": [{"uri": "s3://data/drift/train.csv.gz", "columns": SUMS_COLUMNS}]}
 

@@ -33,6 +33,7 @@ def models(tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> list[str
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("count", "seconds"), [pytest.param(3, 300, id="3"), pytest.param(50, 3600, id="50", marks=pytest.mark.soak)]
 )

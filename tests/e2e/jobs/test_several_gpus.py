@@ -20,6 +20,8 @@ from tests.integration.kube import Object
 from tests.integration.pod_processes import processes_of
 from tests.integration.waiting import wait_for
 
+pytestmark = pytest.mark.thorough
+
 TOLD_SECONDS = 30.0
 """Longest from the end of a rank until the status of the job says so."""
 SIZES = range(2048, 3072, 64)

@@ -92,6 +92,7 @@ def test_a_link_to_a_secret_of_the_pod_is_not_read_as_rows(tenant: Tenant, volum
     assert "leads out of the volume of PersistentVolumeClaim rows" in message(status)
 
 
+@pytest.mark.thorough
 def test_a_second_job_takes_its_model_from_the_cache(tenant: Tenant, volumes: Volumes, cluster: Cluster) -> None:
     for name, told in (("caching", "was downloaded"), ("cached", "came from the cache")):
         job = create(tenant, volumes, name)
@@ -105,6 +106,7 @@ def test_a_second_job_takes_its_model_from_the_cache(tenant: Tenant, volumes: Vo
     assert {path.name for path in entry.iterdir()} >= {"cached.json", "config.json", "model.safetensors"}
 
 
+@pytest.mark.thorough
 def test_a_damaged_copy_in_the_cache_is_replaced(tenant: Tenant, volumes: Volumes, cluster: Cluster) -> None:
     (entry,) = (volumes.folder / "cache" / "entries").iterdir()
     weights = entry / "model.safetensors"

@@ -82,6 +82,7 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
     assert [event["reason"] for event in job.events()] == ["Succeeded"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_the_gpus_of_all_nodes_of_a_job_need_quota_together(
     tenant: Tenant, queue: Queue, train: str, gpus: int
@@ -152,6 +153,7 @@ def test_a_queue_that_does_not_exist_is_named_with_what_to_do(tenant: Tenant, qu
     tenant.kube.delete(job.path)
 
 
+@pytest.mark.thorough
 def test_a_preflight_waits_in_the_queue_that_its_profile_names_until_somebody_creates_it(
     tenant: Tenant, queue: Queue, train: str
 ) -> None:

@@ -37,6 +37,7 @@ def test_throughput_is_measured_beside_a_bare_client_and_gated(tmp_path: Path) -
     assert found["processor time, with the start"]["value"] > 0
 
 
+@pytest.mark.thorough
 def test_an_operator_that_starts_beside_copies_of_its_jobs_writes_nothing(tmp_path: Path) -> None:
     async def figures() -> dict[str, float]:
         async with plane(tmp_path) as place:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.preflight import bundle_of, whole_words
 from tests.unit.finetune_trainer.conftest import save_model, save_tokenizer
 
@@ -28,6 +30,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_texts_of_the_rows(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "tiny")
     save_model(tmp_path / "tiny")

@@ -103,6 +103,7 @@ def test_each_operator_runs_the_jobs_of_its_namespaces_and_touches_no_others(
     assert "state" not in stranger.status()
 
 
+@pytest.mark.thorough
 def test_an_operator_takes_up_after_a_restart_only_what_is_its_own(
     kube: Kube, kubelet: Kubelet, first: Running, second: Running
 ) -> None:
@@ -182,6 +183,7 @@ def test_the_end_of_one_release_leaves_the_others_what_they_share(
     kubelet.play(job.namespace, job.is_complete)
 
 
+@pytest.mark.thorough
 def test_a_namespace_moves_to_another_release_with_its_running_jobs(
     helm: Helm, kube: Kube, kubelet: Kubelet, shard_of: ShardOf, run: Callable[[Shard], Running]
 ) -> None:

@@ -60,6 +60,7 @@ PHASES: dict[str, Callable[[Job, Kubelet], object]] = {
 }
 
 
+@pytest.mark.thorough_for("*-Background")
 @pytest.mark.parametrize("propagation", ["Background", "Foreground"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_nothing_is_left_of_a_deleted_job(

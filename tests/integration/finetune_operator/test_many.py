@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from tests.integration.api_proxy import ApiProxy
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.looking import settle
@@ -15,6 +17,7 @@ MOST_GROWTH_BYTES = 4 * 1024 * 1024
 """From the tenth job's end to the fiftieth's: interpreter noise, not a record for each job."""
 
 
+@pytest.mark.thorough
 def test_fifty_jobs_at_once_all_end_and_then_cost_nothing(
     kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_job_that_is_gone_before_it_is_seen_leaves_its_reason(
     assert job.batch_jobs() == {}
 
 
+@pytest.mark.thorough
 def test_a_preflight_that_a_sidecar_keeps_running_is_over(slow: dict[str, Job]) -> None:
     job = slow["sidecar"]
     job.wait_for_reason("WaitingForGPU", runs.SIDECAR_GRACE.total_seconds() + 30)
@@ -183,6 +184,7 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     assert "because container istio-proxy did not stop" in job.ready()["message"]
 
 
+@pytest.mark.thorough
 def test_a_failed_sandbox_is_reported_with_thekubelets_message(slow: dict[str, Job]) -> None:
     job = slow["sandbox"]
     wait_for(

@@ -51,6 +51,12 @@ MOMENTS = {
 }
 
 
+@pytest.mark.thorough_for(
+    "the ServiceAccount is there",
+    "the RoleBinding is there",
+    "the attempt's Job is there",
+    "the data is validated, which is read once more",
+)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_operator_killed_and_started_again_makes_nothing_twice(
     moment: str, kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy

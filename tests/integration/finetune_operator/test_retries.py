@@ -117,6 +117,7 @@ def test_a_broken_gpu_is_avoided(kube: Kube, namespace: str, kubelet: Kubelet) -
     assert records(job)[1]["avoidedNodes"] == [NODE]
 
 
+@pytest.mark.thorough
 def test_a_node_that_refuses_two_attempts_in_a_row_is_avoided(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
     job, first = training(kube, namespace, kubelet)
     first.is_refused("UnexpectedAdmissionError", "Allocate failed due to unhealthy devices")

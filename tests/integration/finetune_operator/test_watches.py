@@ -109,6 +109,7 @@ def waiting(kube: Kube, namespace: str, operator: OperatorProcess, kubelet: Kube
     return job
 
 
+@pytest.mark.thorough_for("RoleBindings-*", "ServiceAccounts-*", "definitions-*", "profiles-*", "Pods-*")
 @pytest.mark.parametrize(
     ("watch", "fault"), [pytest.param(*pair, marks=() if pair in TRIED_ALWAYS else pytest.mark.soak) for pair in PAIRS]
 )
@@ -160,6 +161,7 @@ def test_watches_that_failed_are_started_again_in_the_same_process(
     works(waiting, operator, kubelet)
 
 
+@pytest.mark.thorough
 def test_what_was_deleted_while_a_watch_was_broken_is_noticed(
     kube: Kube, waiting: Job, operator: OperatorProcess, kubelet: Kubelet, proxy: ApiProxy
 ) -> None:

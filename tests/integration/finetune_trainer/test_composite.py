@@ -46,6 +46,7 @@ def results(make_bundle: MakeBundle, model: Path, output: Path, method: dict[str
     return output
 
 
+@pytest.mark.thorough_for("mistral3", "*_vl", "qwen3_5_with_images")
 def test_the_adapter_is_on_the_language_model_and_the_merged_model_still_reads_images(
     make_bundle: MakeBundle, model: Path, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_adapter_is_on_the_language_model_and_the_merged_model_still_reads_i
     assert rounded < 0.1 * moved, "up to the rounding of the merged weights to bf16"
 
 
+@pytest.mark.thorough_for("mistral3", "*_vl", "qwen3_5_with_images")
 def test_full_trains_the_language_model_only(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:
     found = results(make_bundle, model, tmp_path / "out", {"type": "Full"})
     base, tuned = (load_file(folder / "model.safetensors") for folder in (model, found / "model"))

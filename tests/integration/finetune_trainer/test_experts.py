@@ -58,6 +58,7 @@ def tuned_loss(bundle: Bundle) -> float:
     return writer.intent.evaluation.tuned.loss or 0
 
 
+@pytest.mark.thorough_for("olmoe", "mixtral", "gpt_oss")
 def test_a_jobs_adapter_and_merged_weights_are_loaded_by_peft_and_transformers_and_go_on(
     make_bundle: MakeBundle, model: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_every_linear_layer_that_can_has_an_adapter_that_learns(folder: Path) ->
         assert [name for name in trained if not is_tuned(name.removeprefix(PEFT_PREFIX))] == []
 
 
+@pytest.mark.thorough_for("[!l]*-QLoRA", "[!l]*-Full")  # of all but Llama
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.QLORA, MethodType.FULL])
 def test_the_model_learns_and_its_saved_weights_give_the_same_logits_elsewhere(
     folder: Path, method: MethodType, tmp_path: Path

@@ -43,6 +43,7 @@ def run(bundle: Bundle, folder: Path, *steps: str) -> str:
     return log
 
 
+@pytest.mark.thorough
 def test_an_adapter_left_in_the_folder_is_not_attached(
     make_bundle: MakeBundle, model: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ loop.accumulate_gradients = lambda *given, **more: (HANG if given[5] == 3 else t
 """
 
 
+@pytest.mark.thorough_for("load", "validation", "publish")
 @pytest.mark.parametrize(
     ("patch", "phase", "step"),
     [
@@ -77,6 +78,7 @@ def test_work_that_hangs_ends_the_trainer_with_its_phase_and_every_stack(
     assert '"reason": "TrainingStalled"' in done.stdout, "the status"
 
 
+@pytest.mark.thorough_for("step")
 @pytest.mark.parametrize(
     "patch",
     [

@@ -28,6 +28,7 @@ def require_stalled(done: subprocess.CompletedProcess[str], said: TerminationMes
     assert '"type": "Validated", "status": "False", "reason": "TrainingStalled"' in done.stdout, "the status"
 
 
+@pytest.mark.thorough_for("tokenizing", "near-duplicates", "split", "leaks")
 @pytest.mark.parametrize(
     ("patch", "phase"),
     [
@@ -56,6 +57,7 @@ def test_work_that_hangs_ends_the_preflight_with_its_phase_and_every_stack(
     require_stalled(done, said, phase, "hang")
 
 
+@pytest.mark.thorough
 def test_a_sentence_model_that_hangs_ends_the_preflight(
     make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path
 ) -> None:

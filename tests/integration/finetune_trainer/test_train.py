@@ -69,6 +69,7 @@ def test_a_run_learns_compares_and_publishes_an_adapter_that_peft_loads(
     assert loss == pytest.approx(status.evaluation.tuned.loss, rel=1e-4), "what is on disk is what was measured"
 
 
+@pytest.mark.thorough_for("qwen3_5", "mamba")
 @pytest.mark.parametrize("family", [falcon, qwen3_5, mamba])
 def test_a_model_that_processes_each_row_alone_is_trained_measured_and_merged(
     make_bundle: MakeBundle, family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -88,6 +88,7 @@ def test_sigterm_between_the_last_step_and_the_kept_weights_loses_no_step_of_an_
     assert list(kept.glob("**/kept/trained-*/manifest.json")), "the next attempt takes no step again"
 
 
+@pytest.mark.thorough_for("keeping the weights")
 @pytest.mark.parametrize("place", ["keeping the weights", "writing the manifest"])
 def test_a_storage_that_hangs_after_sigterm_leaves_time_for_the_message(
     make_bundle: MakeBundle, trainer: Run, monkeypatch: pytest.MonkeyPatch, place: str

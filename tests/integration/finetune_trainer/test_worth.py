@@ -28,6 +28,7 @@ def shuffled(found: list[dict[str, str]]) -> list[dict[str, str]]:
     return [row | {"completion": answer} for row, answer in zip(found, answers, strict=True)]
 
 
+@pytest.mark.thorough_for("True-False")
 @pytest.mark.parametrize(("spoilt", "praised"), [(False, True), (True, False)])
 def test_the_verdict_praises_a_learnable_task_and_not_shuffled_answers(
     make_bundle: MakeBundle, spoilt: bool, praised: bool

@@ -60,6 +60,7 @@ def regression(uri: str) -> dict[str, Any]:
     return {"regression": [{"name": "general", "uri": uri, "metric": "Loss", "maxDrop": 1}]}
 
 
+@pytest.mark.thorough_for("validation*", "test*", "*-token", "unknown*")
 @pytest.mark.parametrize(
     ("spec", "token", "reason", "said"),
     [

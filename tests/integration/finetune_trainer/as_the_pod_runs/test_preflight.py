@@ -1,5 +1,7 @@
 """What a job can ask of its preflight, asked of the process that a pod runs."""
 
+import pytest
+
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.handover.prepared import Prepared
 from tests.integration.finetune_trainer.as_the_pod_runs.cases import CASES
@@ -83,6 +85,7 @@ def sides_of_twins(prepared: Prepared) -> dict[str, set[tuple[str, int]]]:
     return places
 
 
+@pytest.mark.thorough
 def test_rows_with_the_same_meaning_are_in_the_same_part_of_the_split(checked: RunCase, pods: Pods) -> None:
     assert found(checked("meaning-grouped"))["near"] == 10
     places = sides_of_twins(pods.prepared(CASES["meaning-grouped"]))

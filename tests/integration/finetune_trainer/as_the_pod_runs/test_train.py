@@ -56,6 +56,7 @@ def resolved_method(checked: RunCase, name: str) -> MethodType:
     return resolved.method
 
 
+@pytest.mark.thorough_for("none", "continued", "full", "nf4", "nodes")
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_run_publishes_its_results_and_ends_with_the_right_exit_code(name: str, trained: RunCase, pods: Pods) -> None:
     ended = trained(name)
@@ -117,6 +118,7 @@ def test_gates_regression_sets_and_merged_weights_are_measured(trained: RunCase,
     assert not [name for name in load_file(pods.data / "out/lora/merged/model.safetensors") if "lora" in name]
 
 
+@pytest.mark.thorough
 def test_two_nodes_train_together_and_read_their_own_files(trained: RunCase, pods: Pods) -> None:
     ended = trained("nodes")
     training, evaluation, _ = result(ended)
@@ -155,12 +157,14 @@ def test_source_weights_and_loss_on_are_used(trained: RunCase, checked: RunCase)
     assert f"on {learned:,} tokens" in (evaluation.verdict or ""), "the rows of the heavier source alone"
 
 
+@pytest.mark.thorough
 def test_quantizing_to_nf4_changes_the_loss_of_the_base_model(trained: RunCase) -> None:
     _, evaluation, _ = result(trained("nf4"))
     assert evaluation.quantized
     assert evaluation.quantized.loss_change
 
 
+@pytest.mark.thorough
 def test_full_publishes_every_weight_changed(trained: RunCase, checked: RunCase, pods: Pods) -> None:
     training, evaluation, artifacts = result(trained("full"))
     assert resolved_method(checked, "full") is MethodType.FULL
@@ -171,6 +175,7 @@ def test_full_publishes_every_weight_changed(trained: RunCase, checked: RunCase,
     assert [name for name in before if (before[name] == after[name]).all()] == []
 
 
+@pytest.mark.thorough
 def test_training_continues_from_an_adapter(trained: RunCase, pods: Pods) -> None:
     _, evaluation, _ = result(trained("continued"))
     assert taken(evaluation.tuned) == WIDE | {"exact_match", "macro_f1", "macro_precision", "macro_recall"}
@@ -188,6 +193,7 @@ def test_training_resumes_from_the_checkpoint_of_a_stopped_job(trained: RunCase,
     assert list((pods.data / "out/stopped/.work/local/checkpoints").glob("step-*")), "they are the stopped job's"
 
 
+@pytest.mark.thorough
 def test_method_none_evaluates_an_adapter_unchanged(trained: RunCase, pods: Pods) -> None:
     training, evaluation, _ = result(trained("none"))
     assert (training.step, training.total_steps) == (0, 0)

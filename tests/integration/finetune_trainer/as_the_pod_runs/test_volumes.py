@@ -132,6 +132,7 @@ def test_the_second_attempt_takes_its_model_from_the_cache(pods: PodsWithVolumes
     assert trained.status.training.model_seconds < 2
 
 
+@pytest.mark.thorough
 def test_a_cache_that_cannot_be_written_costs_only_the_download(pods: PodsWithVolumes) -> None:
     shutil.rmtree(pods.volumes / CACHE / "entries", ignore_errors=True)
     shutil.rmtree(pods.volumes / CACHE / "partial", ignore_errors=True)

@@ -25,6 +25,7 @@ def distance(one: Course, other: Course) -> float:
     return float(apart.norm() / torch.cat([weight.flatten() for weight in one.weights.values()]).norm())
 
 
+@pytest.mark.thorough_for("4-*")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_losses_gradient_norms_and_weights_are_those_of_one_process(
@@ -39,6 +40,7 @@ def test_losses_gradient_norms_and_weights_are_those_of_one_process(
         assert distance(part, whole) < 1e-5
 
 
+@pytest.mark.thorough_for("2")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_on_two_nodes_they_are_those_of_one_process(ranks: int, tiny_model_dir: Path) -> None:
     whole = alone(tiny_model_dir, "LoRA")
@@ -49,6 +51,7 @@ def test_on_two_nodes_they_are_those_of_one_process(ranks: int, tiny_model_dir: 
         assert distance(part, whole) < 1e-5
 
 
+@pytest.mark.thorough_for("4-*")
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_in_bf16_the_gradient_norms_differ_by_less_than_5_in_1000(

@@ -64,6 +64,7 @@ def test_a_job_goes_on_on_other_numbers_of_nodes(job: Any, tmp_path: Path) -> No
     assert found["training"]["loss"] == pytest.approx(expected["training"]["loss"], rel=1e-5)
 
 
+@pytest.mark.thorough_for("crashed", "rank 0 crashed", "diverged")
 @pytest.mark.parametrize(
     ("rank", "what", "reason", "said"),
     [
@@ -88,6 +89,7 @@ def test_one_rank_fails_and_both_pods_end_with_its_cause(
     assert codes == ([own] * 2 if own else [lost, 128 + signal.SIGKILL])
 
 
+@pytest.mark.thorough_for("0")
 @pytest.mark.parametrize("asked", [0, 1])
 def test_sigterm_of_either_pod_stores_a_checkpoint(asked: int, job: Any, tmp_path: Path) -> None:
     slow = AT_STEP_4.format(rank=1, what="time.sleep(2)")

@@ -35,6 +35,7 @@ SHARDED = (False, LENGTHS, 5, True)
 """Arguments of a sharded course in fp32."""
 
 
+@pytest.mark.thorough_for("4-*", "2-DoRA")
 @pytest.mark.parametrize("method", ["LoRA", "LoRA, biases and head", "DoRA", "Full"])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_losses_gradient_norms_and_weights_are_those_of_one_process(
@@ -48,6 +49,7 @@ def test_losses_gradient_norms_and_weights_are_those_of_one_process(
         assert distance(part, whole) < 1e-5
 
 
+@pytest.mark.thorough_for("LoRA")
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 def test_in_bf16_with_gradient_checkpointing_the_norms_differ_by_less_than_5_in_1000(
     method: str, tiny_model_dir: Path
@@ -58,6 +60,7 @@ def test_in_bf16_with_gradient_checkpointing_the_norms_differ_by_less_than_5_in_
         assert part.losses == pytest.approx(whole.losses, rel=5e-3)
 
 
+@pytest.mark.thorough_for("LoRA")
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 def test_a_rank_without_rows_takes_part_in_the_step(method: str, tiny_model_dir: Path) -> None:
     one_row_a_step = (tiny_model_dir, method, False, [24, 7, 40], 1)
@@ -93,6 +96,9 @@ def test_every_family_has_the_gradient_of_whole_weights(tmp_path: Path) -> None:
         assert sharded == pytest.approx(whole, rel=1e-5), family.__name__
 
 
+@pytest.mark.thorough_for(
+    "whole weights-*", "*-olmoe", "*-mixtral", "*-gpt_oss", "*-mistral3", "*_vl", "*-qwen3_5_with_images"
+)
 @pytest.mark.parametrize("family", [*EXPERTS, *COMPOSITE], ids=lambda family: family.__name__)
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole weights", "sharded weights"])
 def test_the_adapter_of_experts_or_of_a_language_model_is_that_of_one_process(
@@ -120,6 +126,7 @@ def sharded_parts(folder: Path) -> tuple[set[str], set[str], bool | None]:
     return shards - inside, inside - shards, same
 
 
+@pytest.mark.thorough_for("mistral3", "*_vl", "qwen3_5_with_images")
 @pytest.mark.parametrize("family", COMPOSITE, ids=lambda family: family.__name__)
 def test_of_a_model_with_images_exactly_the_language_model_is_sharded_and_the_whole_is_collected(
     family: Family, tmp_path: Path
@@ -145,6 +152,7 @@ def test_the_norms_tell_an_average_from_a_sum(tiny_model_dir: Path) -> None:
     assert part.norms[0] == pytest.approx(whole.norms[0] / 2, rel=1e-3)
 
 
+@pytest.mark.thorough_for("LoRA")
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 def test_a_state_does_not_depend_on_ranks_or_shards(method: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     expected = on_ranks(1, resumed_course, tiny_model_dir, method, False, tmp_path / "whole", 8)[0]
@@ -168,6 +176,7 @@ def measured(folder: Path, sharded: bool, adapter: bool, lengths: list[int]) -> 
     return evaluator.measure("the model", model, examples(lengths))
 
 
+@pytest.mark.thorough_for("*-False", "uneven*")
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("lengths", [[24, 7, 40, 12, 33], [24]], ids=["uneven shares", "ranks without rows"])
 def test_a_measurement_by_several_ranks_is_that_of_one(adapter: bool, lengths: list[int], tiny_model_dir: Path) -> None:

@@ -59,6 +59,7 @@ def finished(pod: Pod) -> None:
     assert pod.end()[0] == 0, pod.errors
 
 
+@pytest.mark.thorough_for("LoRA-1", "Full-2")
 @pytest.mark.parametrize(("method", "nodes"), [("LoRA", 1), ("Full", 1), ("Full", 2)])
 def test_sharded_weights_are_trained_measured_and_published_as_whole_ones(
     method: str, nodes: int, job: Any, tmp_path: Path
@@ -96,6 +97,7 @@ def test_a_model_that_reads_images_is_published_whole(job: Any, tmp_path: Path) 
     assert (Path(two.spec.output.uri) / "model" / "preprocessor_config.json").read_text() == "{}"
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_does_not_depend_on_ranks_or_shards(job: Any, tmp_path: Path) -> None:
     whole, moved = job("Full"), job("Full")
     finished(start(whole, tmp_path / "whole"))
@@ -113,6 +115,7 @@ def test_a_checkpoint_does_not_depend_on_ranks_or_shards(job: Any, tmp_path: Pat
     assert (others - weights).norm() / weights.norm() < 5e-3
 
 
+@pytest.mark.thorough_for("out of memory")
 @pytest.mark.parametrize(
     ("what", "reason", "said"),
     [

@@ -89,6 +89,7 @@ KILLED = "os.kill(os.getpid(), 9)"
 STALLED = "from finetune_trainer.pod.liveness import heartbeat; heartbeat.LEAST_SECONDS = 3.0; time.sleep(1000)"
 
 
+@pytest.mark.thorough_for("rank 0 crashed", "diverged")
 @pytest.mark.parametrize(
     ("rank", "what", "reason", "said"),
     [
@@ -127,6 +128,7 @@ os.kill(os.getpid(), 19)
 """The process is stopped after a sign of life that announces the next one within seconds."""
 
 
+@pytest.mark.thorough_for("0")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_stopped_while_the_other_one_waits_is_named(rank: int, job: Any, tmp_path: Path) -> None:
     pod = start(job(), tmp_path / "pod", AT_STEP_4.format(rank=rank, what=f"exec({STOPPED!r}, globals())"), ranks=2)

@@ -119,6 +119,7 @@ def count(attempts: list[Ended], line: str) -> int:
     return sum(any(text.startswith(line) for text in ended.log.splitlines()) for ended in attempts)
 
 
+@pytest.mark.thorough_for("full", "qlora")
 @pytest.mark.parametrize("name", ["lora", "full", "qlora"])
 def test_a_job_that_is_killed_in_every_phase_ends_with_the_results_of_the_uninterrupted_one(
     name: str, server: Server, inputs: Path, tmp_path: Path
@@ -163,6 +164,7 @@ def test_a_job_that_is_killed_again_and_again_while_it_answers_ends_with_the_res
     assert count(attempts, "The first ") >= 2
 
 
+@pytest.mark.thorough
 def test_a_job_that_gets_sigterm_again_and_again_while_it_answers_loses_only_the_batch_that_is_being_written(
     server: Server, inputs: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ def after(step: int, kind: signal.Signals, delay: float = 0.0) -> Kill:
     return Kill(kind, f"Training: step {step} ", delay)
 
 
+@pytest.mark.thorough_for("8-bit", "dora", "full", "early")
 @pytest.mark.parametrize("name", SPECS)
 def test_after_kills_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
     name: str, uninterrupted: Live, interrupted: Live

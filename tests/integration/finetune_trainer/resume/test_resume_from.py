@@ -41,6 +41,7 @@ def words(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough_for("8-bit", "full")
 @pytest.mark.parametrize("name", ["lora", "full", "8-bit"])
 def test_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
     name: str, server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
@@ -63,6 +64,7 @@ def test_weights_steps_and_curve_are_those_of_the_uninterrupted_run(
 UPLOAD = "finetune_trainer.train.recipe:upload_results:1"
 
 
+@pytest.mark.thorough_for("full")
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_a_training_that_had_ended_is_taken_over_and_no_step_is_repeated(
     name: str, server: Server, uninterrupted: Live, started: Started, resuming: Callable[..., Path]
