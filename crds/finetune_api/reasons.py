@@ -178,8 +178,8 @@ FAILURES: dict[FailureReason, Failure] = {
     FailureReason.PREEMPTED: Failure(
         33,
         Actor.PLATFORM,
-        "Find out what stops the pods, for example pods of higher priority or the end of spot nodes. If that is normal "
-        "here, set a higher spec.runPolicy.maxInterruptions in a new job.",
+        "Find out what stops the pods, for example pods of higher priority, the end of spot nodes, or a person who "
+        "deletes them. If that is normal here, set a higher spec.runPolicy.maxInterruptions in a new job.",
         Retry.INTERRUPTION,
     ),
     FailureReason.EVICTED: Failure(
@@ -190,10 +190,7 @@ FAILURES: dict[FailureReason, Failure] = {
         Retry.INTERRUPTION,
     ),
     FailureReason.NODE_LOST: Failure(
-        0,
-        Actor.PLATFORM,
-        "Check the nodes that status.attempts names, and their network.",
-        Retry.INTERRUPTION,
+        0, Actor.PLATFORM, "Check the nodes that status.attempts names, and their network.", Retry.INTERRUPTION
     ),
     FailureReason.NODE_FAULT: Failure(
         0,
@@ -213,7 +210,8 @@ FAILURES: dict[FailureReason, Failure] = {
         14,  # the number of SIGALRM, because the trainer's timer cannot end the process with another code
         Actor.PLATFORM,
         "Read the stacks of all threads in the pod's log, and check the node's GPU, driver and network. If the work "
-        "was only slow, raise spec.runPolicy.stallTimeoutSeconds.",
+        "was only slow, raise spec.runPolicy.stallTimeoutSeconds in a new job, with spec.resumeFrom if this one has "
+        "stored a checkpoint.",
         Retry.BACKOFF,
     ),
     FailureReason.PEER_LOST: Failure(

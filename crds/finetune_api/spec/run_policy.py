@@ -54,8 +54,8 @@ class RunPolicy(ApiModel):
     Other work, such as loading the model, may show no progress for at least 300 seconds. A change has no effect once
     the preflight has started. Default: 10 times the slowest step so far, and at least 300."""
     ttl_seconds_after_finished: Seconds | None = None
-    """Seconds from the end of the job until its Jobs, pods, ConfigMap, Service and NetworkPolicy are deleted. The
-    FineTuneJob is never deleted.
+    """Seconds from the end of the job until its Jobs, pods, ConfigMap, Service and NetworkPolicy are deleted. The Job
+    of a cleanup that failed stays for a day after its end. The FineTuneJob is never deleted.
     Default: unset, and they are kept until the FineTuneJob is deleted."""
     keep_checkpoints_seconds: Seconds | None = None
     """Seconds from the failure of the job until its checkpoints and its other temporary objects below

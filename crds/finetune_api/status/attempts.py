@@ -98,7 +98,8 @@ class Attempt(StatusModel):
     last_step: int | None = None
     """Last optimizer step that the attempt completed."""
     checkpoint_step: int | None = None
-    """Optimizer step of the last checkpoint that the attempt stored."""
+    """Optimizer step of the last checkpoint that the attempt stored; if it stored none, of the one from which it
+    continued."""
     kept_results: int | None = None
     """Number of results that a later attempt takes over, as in status.training, after the last one that the attempt
     stored."""

@@ -108,7 +108,7 @@ class Training(StatusModel):
     resumed_from_step: int | None = None
     """Step of the checkpoint with which this attempt began; absent if it began at the first step."""
     checkpoint_step: int | None = None
-    """Step of the last checkpoint that was uploaded. A later attempt resumes there."""
+    """Step of the last checkpoint that was uploaded, also by an earlier attempt. A later attempt resumes there."""
     kept_results: int | None = None
     """Number of results in the job's storage that a later attempt takes over: measurements, parts of the models'
     answers, and the tuned weights. The results of earlier attempts count too."""

@@ -25,7 +25,8 @@ def after_the_end(world: World, now: datetime) -> Plan:
 def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
     """Return the plan with the deletion of the children whose time to live is over.
 
-    The cleanup and the bundle that it reads stay until the plan tells that the checkpoints are deleted."""
+    The cleanup and the bundle that it reads stay until the plan tells that the checkpoints are deleted. A cleanup that
+    failed stays for its log until its own time is over (children.CLEANUP_KEPT_SECONDS). Kubernetes then deletes it."""
     if world.ttl is None or world.ended_at is None:
         return plan
     left = world.ended_at + world.ttl - now
@@ -33,12 +34,13 @@ def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
         looks = (left, plan.requeue_after)
         return replace(plan, requeue_after=min(look for look in looks if look is not None))
     is_told = world.keep is not None and plan.status is not None
-    if world.keep is not None and not is_told:
-        cleanup = names.cleanup_name(world.name, world.uid)
-        return _without(world, plan, [name for name in world.children if name != cleanup])
-    if world.children or is_told or -left < WITHOUT_JOBS:
+    is_due = world.keep is None or is_told
+    stays = not is_due or (world.cleanup is not None and world.cleanup.failed)
+    cleanup = names.cleanup_name(world.name, world.uid)
+    jobs = [name for name in world.children if not (stays and name == cleanup)]
+    if is_due and (jobs or is_told or -left < WITHOUT_JOBS):
         plan = replace(plan, delete_config_maps=[names.child_prefix(world.name, world.uid)])
-    return _without(world, plan, list(world.children))
+    return _without(world, plan, jobs)
 
 
 def _without(world: World, plan: Plan, jobs: list[str]) -> Plan:

@@ -4,14 +4,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from finetune_api import names
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FailureReason, with_remedy
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.attempts import silence
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.attempts.retries import MOST_PREFLIGHTS
 from finetune_operator.decisions.objects import bundles
-from finetune_operator.observed.causes import own_words
+from finetune_operator.observed.causes import own_words, remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.runs import assess
 from finetune_operator.observed.standing import RunStanding, Standing
@@ -44,7 +44,8 @@ def _heard(world: World, run: Run | None, found: RunStanding, now: datetime) -> 
     if run is None or left is None:
         return found
     if (finding := silence.silent(world, 0, run, found, now)) is not None:
-        return RunStanding(Standing.FAILED, finding, FailureReason.TRAINING_STALLED)
+        said = with_remedy(finding, remedies.SILENT_PREFLIGHT)
+        return RunStanding(Standing.FAILED, said, FailureReason.TRAINING_STALLED)
     looks = (found.requeue_after, left)
     return replace(found, requeue_after=min(look for look in looks if look is not None))
 

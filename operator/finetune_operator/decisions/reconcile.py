@@ -17,6 +17,7 @@ from finetune_operator.decisions.objects import bundles, children, claims, gangs
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.decisions.status import out_of_memory, outlooks
 from finetune_operator.decisions.status.conditions import Outlook
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.facts.lost import next_look
 from finetune_operator.observed.facts.pods import Pod
 from finetune_operator.observed.standing import RunStanding, Standing
@@ -94,7 +95,8 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
         dissolved = records.stopped(world, history, FailureReason.EVICTED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), dissolved, now, requeue_after=NOW_AGAIN)
     if finding := silence.silent(world, record.number, run, attempt, now):
-        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, finding, now)
+        said = with_remedy(finding, remedies.SILENT_ATTEMPT)
+        stalled = records.stopped(world, history, FailureReason.TRAINING_STALLED, said, now)
         return plans.proceed(world, outlooks.stopping(finding), stalled, now, requeue_after=NOW_AGAIN)
     if finding := bundles.misfit(world, run):
         evicted = records.stopped(world, history, FailureReason.EVICTED, finding, now)
@@ -155,13 +157,13 @@ def _end_of_retries(world: World, history: History, now: datetime) -> Plan | Non
 def _end_of_attempts(world: World, history: History, last: Attempt, policy: RunPolicy, now: datetime) -> Plan | None:
     """Return the plan that ends a job whose last attempt is not tried again; None if it is."""
     if (said := records.own_end(world, last)) is not None:
-        return _fail(world, history, said[1], said[0], now, meanwhile=said[0])
+        return _fail(world, history, said[1], said[0], now, meanwhile=outlooks.going_on(said[0]))
     verdict = retries.after_attempt(history.attempts, history.counts, policy, now)
     if not isinstance(verdict, retries.GiveUp):
         return None
     too_small = verdict.reason is FailureReason.GPU_OUT_OF_MEMORY
     found = out_of_memory.finding(world, verdict.finding) if too_small else verdict.finding
-    return _fail(world, history, verdict.reason, found, now, meanwhile=last.message or "")
+    return _fail(world, history, verdict.reason, found, now, meanwhile=outlooks.going_on(last.message))
 
 
 def _fail(

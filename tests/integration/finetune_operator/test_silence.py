@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FailureReason, with_remedy
 from finetune_operator.decisions.attempts import silence
+from finetune_operator.observed.causes import remedies
 from tests.integration import sample_status
 from tests.integration.finetune_operator.kubelet import Kubelet
 from tests.integration.finetune_operator.looking import nudge
@@ -31,9 +32,10 @@ def test_a_training_pod_that_writes_nothing_for_three_times_the_stall_timeout_en
     wait_for("it to be asked to stop", lambda: any("deletionTimestamp" in p["metadata"] for p in job.pods()))
     pod.is_gone()
     finding = "The training pod has run for 9 hours without writing its progress in the status."
-    job.assert_failed(FailureReason.TRAINING_STALLED, finding)
+    told = with_remedy(finding, remedies.SILENT_ATTEMPT)
+    job.assert_failed(FailureReason.TRAINING_STALLED, told)
     (attempt,) = job.status()["attempts"]
-    assert (attempt["reason"], attempt["message"]) == (FailureReason.TRAINING_STALLED, finding)
+    assert (attempt["reason"], attempt["message"]) == (FailureReason.TRAINING_STALLED, told)
 
 
 def test_a_training_pod_that_has_written_progress_lately_goes_on_however_long_it_runs(

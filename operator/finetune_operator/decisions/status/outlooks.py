@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import AGAIN, FAILURES, FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import Stage, State
 from finetune_operator.decisions.attempts.limits import Stop
@@ -60,11 +60,17 @@ def stopping(message: str) -> Outlook:
     return Outlook(State.PENDING, "Stopping", message)
 
 
+def going_on(message: str | None) -> str:
+    """Return the message of an attempt for a job that has not ended: nobody has to create it again."""
+    before, _, after = (message or "").partition(AGAIN)
+    return f"{before.rstrip()}{after}"
+
+
 def retrying(last: Attempt, what: str, at: datetime, now: datetime, held: Sequence[Pod] = ()) -> Outlook:
     """The next attempt waits. `what`: "Attempt" or "Preflight".
 
     `held`: pods of earlier attempts that have not ended. A pause is counted from their end."""
-    ended = f"{what} {last.number} ended with {last.reason}: {last.message or ''}".rstrip()
+    ended = f"{what} {last.number} ended with {last.reason}: {going_on(last.message)}".rstrip()
     following = f"{what} {last.number + 1} starts"
     when = f" at {at:%H:%M:%S} UTC" if at > now else ""
     if held:

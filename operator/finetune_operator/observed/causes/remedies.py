@@ -110,6 +110,15 @@ TAKE_OVER = (
 interruption."""
 AGAIN_BY_ITSELF = "The operator tries again by itself."
 CORRECT_IT = "Correct that cause. The pod then starts by itself."
+_LOG_IS_GONE = "The operator has deleted the pod and with it its log: to see where it hung, collect the logs of pods."
+_IF_SLOW = "If the work was only slow, raise spec.runPolicy.stallTimeoutSeconds."
+UNENDED_FETCH = f"Check the node that status.attempts names: its network and storage. {_LOG_IS_GONE}"
+SILENT_ATTEMPT = (
+    f"Check the node that status.attempts names: its GPU driver, network and storage. {_LOG_IS_GONE} {_IF_SLOW}"
+)
+SILENT_PREFLIGHT = f"Check the node that status.preflights names: its network and storage. {_LOG_IS_GONE} {_IF_SLOW}"
+"""What helps where the operator has ended a pod because it wrote nothing or did not come to its trainer. Its own
+watchdog had not ended it, so nobody has seen the stacks of its threads."""
 
 
 def of_no_node(said: str) -> str:

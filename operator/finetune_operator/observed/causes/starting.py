@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.names import CONTAINER, FETCHER
-from finetune_api.reasons import FAILURES, FailureReason
+from finetune_api.reasons import FAILURES, FailureReason, with_remedy
 from finetune_operator.observed.causes import remedies, runtime_words
 from finetune_operator.observed.facts.pods import Pod, PodEvent
 from finetune_operator.observed.standing import RunStanding, Standing
@@ -122,7 +122,8 @@ def _too_late(pod: Pod, now: datetime) -> RunStanding | None:
     waited = f"Pod {pod.name} was on node {pod.node_name} for {hours:.0f} hours and did not start its trainer"
     if before == FETCHER:
         message = f"{waited}: container {FETCHER}, which fetches the base model, had not ended."
-        return RunStanding(Standing.FAILED, message, FailureReason.TRAINING_STALLED)
+        said = with_remedy(message, remedies.UNENDED_FETCH)
+        return RunStanding(Standing.FAILED, said, FailureReason.TRAINING_STALLED)
     if before:
         message = f"{waited}: container {before}, which was added to the pod and runs before it, was not done."
         return RunStanding(Standing.FAILED, message, FailureReason.POD_START_FAILED)

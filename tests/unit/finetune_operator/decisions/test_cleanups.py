@@ -299,6 +299,23 @@ def test_the_bundle_goes_with_the_last_word_about_the_checkpoints_if_its_time_to
     assert (waiting.delete_config_maps, waiting.delete_jobs) == (["tickets-12345678"], [CLEANUP])
 
 
+def test_a_cleanup_that_failed_keeps_its_log_when_the_time_to_live_of_the_children_is_over() -> None:
+    """Kubernetes deletes its Job after a day. Without the log, nobody could see why the checkpoints are still there."""
+    broken = run(CLEANUP, pod("Failed", exit_code=25, termination=DENIED), failed=True)
+    hour, children = timedelta(hours=1), (*CHILDREN, CLEANUP)
+    world = failed(ttl=hour, children=children, cleanup=broken)
+
+    told = reconcile(world, NOW + WEEK)
+    later = reconcile(replace(world, keep=None, children=(CLEANUP,)), NOW + WEEK + hour)
+
+    assert [event.reason for event in told.events] == ["CleanupFailed"]
+    assert (told.delete_jobs, told.delete_config_maps) == (list(CHILDREN), ["tickets-12345678"])
+    assert later == Plan(), "the bundle is deleted, and the Job stays"
+
+    well = run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True)
+    assert due(ttl=hour, children=children, cleanup=well).delete_jobs == list(children)
+
+
 def test_a_changed_spec_is_noted_beside_the_cleanup_and_beside_its_end() -> None:
     created = due(generation=2)
     ended = due(generation=2, cleanup=run(CLEANUP, pod("Succeeded", exit_code=0, termination=DONE), succeeded=True))

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from finetune_api.reasons import AGAIN, FAILURES, FailureReason
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.attempts.silence import PREFLIGHT_SILENCE
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, SPEC, fresh, pod, preflight, run, saying, with_status
@@ -58,6 +60,8 @@ def test_a_preflight_that_always_hangs_ends_the_job() -> None:
     plan = reconcile(hanging(spec=spec), LATER)
 
     assert (state(plan), reason(plan), plan.delete_jobs) == ("Failed", "TrainingStalled", [FIRST])
+    assert f"its result in the status. {remedies.SILENT_PREFLIGHT} {AGAIN}" in message(plan)
+    assert FAILURES[FailureReason.TRAINING_STALLED].remedy not in message(plan), "nobody has seen the stacks"
 
 
 def test_the_job_of_a_preflight_on_record_is_deleted_also_if_the_operator_stopped_in_between() -> None:

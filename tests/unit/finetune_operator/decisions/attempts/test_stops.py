@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from finetune_api.bundle import TerminationMessage
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import AGAIN, FAILURES, FailureReason
 from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.lost import LOST_GRACE
 from finetune_operator.observed.facts.pods import PodCondition
@@ -294,6 +295,24 @@ def test_a_pod_that_gives_no_sign_of_life_for_hours_is_replaced(
     assert plan.delete_jobs == (["tickets-12345678-a1"] if reasons else [])
     assert plan.status is not None
     assert plan.status["counts"].get("reasons", {}).get("TrainingStalled") == reasons
+
+
+def test_what_helps_against_a_silent_pod_reads_no_log_and_a_job_that_goes_on_is_not_created_again() -> None:
+    """The log is deleted with the pod."""
+    world = validated(attempts={1: attempt(pod(started=NOW))})
+    finding = "The training pod has run for 6 hours without writing its progress in the status."
+
+    stopping = reconcile(world, NOW + 6 * HOUR)
+    again = reconcile(replace(with_status(world, stopping), attempts={}), NOW + 6 * HOUR)
+    once = SPEC.model_copy(update={"run_policy": RunPolicy(max_retries=0)})
+    failed = reconcile(replace(with_status(world, stopping), attempts={}, spec=once), NOW + 6 * HOUR)
+
+    assert message(stopping) == finding
+    assert (reason(again), AGAIN in message(again)) == ("Retrying", False)
+    assert f"ended with TrainingStalled: {finding} {remedies.SILENT_ATTEMPT} Attempt 2 starts at " in message(again)
+    assert (state(failed), reason(failed)) == ("Failed", "TrainingStalled")
+    assert message(failed).startswith(f"{finding} {remedies.SILENT_ATTEMPT} {AGAIN}")
+    assert FAILURES[FailureReason.TRAINING_STALLED].remedy not in message(failed)
 
 
 def test_an_attempt_whose_steps_may_take_hours_is_silent_for_longer() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.reasons import FailureReason
+from finetune_api.reasons import FailureReason, with_remedy
+from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.causes.starting import (
     FETCH_LIMIT,
     IMAGE_GRACE,
@@ -151,7 +152,7 @@ FETCHING, FETCHED = (
     Companion("fetch-model", comes_first=True, exit_code=0),
 )
 HANGING = Companion("vault-agent", comes_first=True, is_running=True)
-FETCHES = "container fetch-model, which fetches the base model, had not ended."
+FETCHES = with_remedy("container fetch-model, which fetches the base model, had not ended.", remedies.UNENDED_FETCH)
 
 
 @pytest.mark.parametrize(
