@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.earlier_job import earlier_store, no_checkpoint
+from finetune_trainer.checkpoints.folder import Unusable
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStore, Found
@@ -211,7 +212,7 @@ class TrainingRun:
         store = earlier_store(self._bundle, self._storage, facts(self._bundle, self._prepared))
         found, more = self._newest(store, whole, optimizer)
         if found is None:
-            raise no_checkpoint(self._bundle, more)
+            raise no_checkpoint(self._bundle, [Unusable(why) for why in more])
         return found, [*skipped, *more]
 
     def _use_plan(self, run: RunState, whole: nn.Module) -> None:
