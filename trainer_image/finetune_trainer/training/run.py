@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -46,6 +46,7 @@ from finetune_trainer.training.loop import training_steps
 from finetune_trainer.training.memory_probe import after_earlier_job, find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
+from finetune_trainer.training.spent import machine_of
 from finetune_trainer.training.training_progress import TrainingProgress
 from finetune_trainer.training.validation import Validation
 
@@ -60,10 +61,6 @@ class Attempt:
     """How many earlier attempts ran out of GPU memory."""
     started: float = 0.0
     """Value of perf_counter at its start."""
-
-    def after(self, seconds: float) -> "Attempt":
-        """Returns the attempt as if it had started this much earlier."""
-        return replace(self, started=self.started - seconds)
 
 
 class TrainingRun:
@@ -95,7 +92,10 @@ class TrainingRun:
         self._checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
         if is_first():
             renewal = Renewal(storage, bundle, scratch / "prepared")
-            self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started, renewal.if_due)
+            machine = machine_of(bundle, accelerator.device)
+            self._checkpoints = Checkpoints(
+                self._store, pace, attempt.number, attempt.started, renewal.if_due, machine=machine
+            )
 
     def take(self, model: PreTrainedModel, say: Callable[[str], None], until_kept: ExitStack) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
