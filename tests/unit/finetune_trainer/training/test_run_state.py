@@ -56,7 +56,8 @@ def test_a_state_without_what_was_spent_counts_as_time_on_the_present_machine(tm
     (tmp_path / "state").write_bytes(open_tensors({STEPS: records([])}).read())
     earlier = words.model_dump(mode="json", exclude={"spent"})
     run = resumed(Words.model_validate(earlier), tmp_path / "state")
-    assert run.spent(3600.0, Machine(4, "0.80")) == Spent(4 * 7200.0, pytest.approx(6.4))
+    spent = run.spent(3600.0, Machine(4, "0.80"))
+    assert (spent.gpu_seconds, spent.cost) == (4 * 7200.0, pytest.approx(6.4))
 
 
 @pytest.mark.parametrize(

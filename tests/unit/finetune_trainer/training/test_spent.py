@@ -12,7 +12,8 @@ HOUR = 3600.0
 def test_the_hours_of_an_earlier_job_are_those_of_its_own_gpus_at_their_price() -> None:
     resumed = RunState(StepLayout(1, False)).after(10 * HOUR, Machine(1, "2.50"))
     assert resumed.held_before == 10 * HOUR
-    assert resumed.spent(HOUR, Machine(4, "0.80")) == Spent(14 * HOUR, pytest.approx(28.20))
+    spent = resumed.spent(HOUR, Machine(4, "0.80"))
+    assert (spent.gpu_seconds, spent.cost) == (14 * HOUR, pytest.approx(28.20))
 
 
 @pytest.mark.parametrize(
