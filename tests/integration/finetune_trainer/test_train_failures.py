@@ -96,9 +96,9 @@ def test_the_tuned_weights_are_uploaded_if_a_later_step_fails(
     with pytest.raises(TrainerFailure) as caught:
         run(bundle)
     assert caught.value.reason is FailureReason.GPU_OUT_OF_MEMORY
-    folder = Path(bundle.spec.output.uri) / "unpublished" / ("model" if full else "adapter")
+    folder = Path(bundle.spec.output.uri) / "unpublished" / "local" / ("model" if full else "adapter")
     assert caught.value.message.endswith(f"The tuned weights were saved to {folder}.")
-    assert not (folder.parents[1] / "manifest.json").exists(), "it is not published"
+    assert not (Path(bundle.spec.output.uri) / "manifest.json").exists(), "it is not published"
     tuned = AutoModelForCausalLM.from_pretrained(folder if full else bundle.spec.model.uri)
     assert full or PeftModel.from_pretrained(tuned, folder)
 
@@ -112,7 +112,7 @@ def test_an_adapter_from_a_failed_run_can_be_measured_and_merged_without_new_tra
         patched.setattr(Assessor, "assess", out_of_memory)
         with pytest.raises(TrainerFailure):
             run(first)
-    kept = f"{first.spec.output.uri}/unpublished/adapter"
+    kept = f"{first.spec.output.uri}/unpublished/local/adapter"
     second = make_bundle(
         method={"type": "None", "lora": {"from": kept}}, output={"uri": str(tmp_path / "second"), "merge": True}
     )

@@ -7,6 +7,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.bundle import Bundle, ResumePoint
 from finetune_api.reasons import FailureReason
+from finetune_trainer.checkpoints.folder import SETTLED, Difference, Unusable
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
@@ -20,10 +21,6 @@ FIELDS_OF = {
     "the digest of the base model": " The files of spec.model.uri are not the same.",
 }
 """The fields from which a fact follows that is no field itself."""
-REMEDY = (
-    "Set spec.model, spec.dataset, spec.method and spec.training as in that job. Or remove spec.resumeFrom, and the "
-    "job starts with the first step."
-)
 
 
 def require_checkpoint(bundle: Bundle, storage: JobStorage, prepared: Prepared) -> None:
@@ -37,9 +34,9 @@ def require_checkpoint(bundle: Bundle, storage: JobStorage, prepared: Prepared) 
     results = earlier_results(bundle, storage, prepared, Path())
     if results is not None and results.has(TRAINED):
         return
-    said = store.why_unusable()
-    if said or store.is_empty:
-        raise no_checkpoint(bundle, said)
+    unusable = store.unusable()
+    if unusable or store.is_empty:
+        raise no_checkpoint(bundle, unusable)
 
 
 def earlier_store(bundle: Bundle, storage: JobStorage, deciding: Mapping[str, Any]) -> CheckpointStore:
@@ -63,10 +60,10 @@ def earlier_results(bundle: Bundle, storage: JobStorage, prepared: Prepared, scr
     return KeptResults(storage, join(_work_of(bundle.resume), KEPT), 0, facts(bundle, prepared), scratch)
 
 
-def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
-    """Returns the failure that no checkpoint of the earlier job is usable. `said`: why, newest first; [] if there are
-    none."""
-    if not said:
+def no_checkpoint(bundle: Bundle, unusable: Sequence[Unusable]) -> TrainerFailure:
+    """Returns the failure that no checkpoint of the earlier job is usable. `unusable`: why, newest first; [] if there
+    are none. A difference of the two jobs is told first, because the user can remove it."""
+    if not unusable:
         where = f" below {bundle.resume.output}" if bundle.resume else ""
         return TrainerFailure(
             FailureReason.SPEC_INVALID,
@@ -74,12 +71,23 @@ def no_checkpoint(bundle: Bundle, said: Sequence[str]) -> TrainerFailure:
             "If that job has a spec.resumeFrom itself, name the job that it names. Or remove spec.resumeFrom, and the "
             "job starts with the first step.",
         )
-    fields = next((sentence for fact, sentence in FIELDS_OF.items() if fact in said[0]), "")
+    told = next((each for each in unusable if each.difference), unusable[0])
+    fields = FIELDS_OF.get(told.difference.name, "") if told.difference else ""
     return TrainerFailure(
         FailureReason.SPEC_INVALID,
-        f"{FIELD}: no checkpoint of FineTuneJob {_name(bundle)} fits. {said[0]}{fields}",
-        REMEDY,
+        f"{FIELD}: no checkpoint of FineTuneJob {_name(bundle)} fits. {told.why}{fields}",
+        f"{_what_to_set(told.difference)} Or remove spec.resumeFrom, and the job starts with the first step.",
     )
+
+
+def _what_to_set(difference: Difference | None) -> str:
+    """Returns a sentence that says which fields of the spec to set, so that the checkpoint fits."""
+    field = SETTLED.get(difference.name) if difference else None
+    if difference is None or field is None or difference.written is None:
+        return "Set spec.model, spec.dataset, spec.method and spec.training as in that job."
+    if field == "spec.training.warmupRatio":  # a share of the steps, of which only the result is known
+        return f"Set {field} so that {difference.name} is {difference.written}, as in that job."
+    return f"Set {field} to {difference.written}."
 
 
 def _work_of(earlier: ResumePoint) -> str:

@@ -29,6 +29,17 @@ SPEC = "spec."
 """Beginning of the names of facts that are fields of the spec. Such a field without a value is not set."""
 DEFAULTED = "fields with their default"
 """The fact that lists the names of those facts that are fields with their default value."""
+SETTLED = {
+    "status.resolved.method": "spec.method.type",
+    "status.resolved.learningRate": "spec.training.learningRate",
+    "status.resolved.warmupSteps": "spec.training.warmupRatio",
+    "status.resolved.totalSteps": "spec.training.maxSteps",
+    "status.resolved.evaluateEvery": "spec.training.evaluateEvery",
+    "status.resolved.publish": "spec.training.publish",
+}
+"""The facts that preflight settles, each with the field of the spec that has no other effect on the steps. They are
+compared in place of their fields: a job that sets what an earlier one has by default takes the same steps. The fields
+are written for earlier versions, which compare them."""
 
 
 def _inside(name: str) -> str:
@@ -49,6 +60,22 @@ class FileEntry(BaseModel):
     """As hexadecimal digits."""
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A fact that is not the same for a folder and for this run."""
+
+    name: str
+    written: Any
+    """Its value for the folder. None: the folder has no such fact, or a field that is not set."""
+    present: Any
+    """Its value for this run, in the same way."""
+
+    def __str__(self) -> str:
+        """A clause that names the fact and both values."""
+        written, present = _named(self.name, self.written), _own(self.name, self.present)
+        return f"it was written for {written}, and this run has {present}"
+
+
 class Manifest(BaseModel):
     """The content of manifest.json."""
 
@@ -60,18 +87,18 @@ class Manifest(BaseModel):
     about: dict[str, Any] = {}
     """Facts on which the content depends, for example the digest of the data. The writer chooses them."""
 
-    def difference(self, facts: Mapping[str, Any]) -> str | None:
-        """Returns a clause that names the first fact that is not the same in `about` and in `facts`, or None.
+    def difference(self, facts: Mapping[str, Any]) -> Difference | None:
+        """Returns the first fact that is not the same in `about` and in `facts`, or None.
 
         A fact that only one of them has may be one that the other's version did not know. It then counts as the same if
-        it has its default: if DEFAULTED names it."""
+        it has its default: if DEFAULTED names it. The fields in SETTLED are not compared."""
         ours, theirs = json.loads(json.dumps(facts)), self.about
         new = set(ours.get(DEFAULTED, ())) - theirs.keys()
         unknown = set(theirs.get(DEFAULTED, ())) - ours.keys()
+        left_out = {DEFAULTED, *SETTLED.values(), *new, *unknown}
         for name in [*ours, *theirs]:
-            if name not in {DEFAULTED, *new, *unknown} and theirs.get(name) != ours.get(name):
-                written, present = _named(name, theirs.get(name)), _own(name, ours.get(name))
-                return f"it was written for {written}, and this run has {present}"
+            if name not in left_out and theirs.get(name) != ours.get(name):
+                return Difference(name, theirs.get(name), ours.get(name))
         return None
 
 
@@ -81,6 +108,8 @@ class Unusable:
 
     why: str
     """One sentence that names the folder and says what is wrong with it."""
+    difference: Difference | None = None
+    """Set if the folder is complete, but was written for other facts."""
 
 
 def write_folder(
@@ -123,7 +152,7 @@ def read_manifest(storage: JobStorage, uri: str, facts: Mapping[str, Any] | None
         if sizes[name] != entry.size:
             return _unusable(uri, f"its file {name} has {sizes[name]:,} bytes instead of {entry.size:,}")
     if facts is not None and (difference := manifest.difference(facts)):
-        return _unusable(uri, difference)
+        return _unusable(uri, str(difference), difference)
     return manifest
 
 
@@ -176,8 +205,8 @@ def _entry(content: Content, between: Callable[[], None] = beat) -> FileEntry:
     return FileEntry(size=size, sha256=digest.hexdigest())
 
 
-def _unusable(uri: str, why: str) -> Unusable:
-    return Unusable(f"{uri} is not used: {why}.")
+def _unusable(uri: str, why: str, difference: Difference | None = None) -> Unusable:
+    return Unusable(f"{uri} is not used: {why}.", difference)
 
 
 def _named(name: str, value: Any) -> str:

@@ -15,9 +15,10 @@ ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
 def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
     """Returns the facts by name, the fields of the spec under their paths.
 
-    Of several differences the first one is told, so the fields of the spec come before what follows from them. Fields
-    that have their default are among them, and DEFAULTED names them. So a later version with more fields can use the
-    checkpoint, and one with another default cannot."""
+    Of several differences the first one is told, so the fields of the spec come before what follows from them. Of the
+    fields in SETTLED only what follows from them is compared. Fields that have their default are among the facts, and
+    DEFAULTED names them. So a later version with more fields can use the checkpoint, and one with another default
+    cannot."""
     spec, resolved = bundle.spec, prepared.resolved
     settled = resolved.model_dump(
         mode="json",

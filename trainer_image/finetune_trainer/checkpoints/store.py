@@ -169,18 +169,18 @@ class CheckpointStore:
             shutil.rmtree(into, ignore_errors=True)
         return None, list(skipped.values())
 
-    def why_unusable(self) -> list[str]:
-        """Returns why no checkpoint is usable, a sentence for each, newest first. Only sizes and manifests are read.
+    def unusable(self) -> list[Unusable]:
+        """Returns why no checkpoint is usable, for each, newest first. Only sizes and manifests are read.
 
         Returns an empty list if one is usable, or if there are none: `is_empty` tells them apart. Raises TrainerFailure
         if the storage does not answer."""
-        said: list[str] = []
+        found: list[Unusable] = []
         for name in self._newest_first():
             read = read_manifest(self._storage, join(self._uri, name), self._facts)
             if not isinstance(read, Unusable):
                 return []
-            said.append(read.why)
-        return said
+            found.append(read)
+        return found
 
     @property
     def is_empty(self) -> bool:

@@ -50,9 +50,10 @@ class Cost:
     tokens: int
     """Tokens of the rows of these steps, prompts and answers."""
     gpu_hours: float | None = None
-    """From the start of the attempt until the tuned model was measured; None on a CPU."""
+    """Until the tuned model was measured, with those of the earlier attempts or job whose steps this attempt has taken
+    over; None on a CPU."""
     price: str | None = None
-    """Price of the GPU hours as a decimal string; None if the profile names no price per hour."""
+    """Price of the GPU hours as a decimal string; None if the profile named no price per hour for some of them."""
 
     def __str__(self) -> str:
         parts = [f"{duration(self.seconds)} on {self.tokens:,} tokens"]

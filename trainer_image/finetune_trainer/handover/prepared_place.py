@@ -32,7 +32,13 @@ VERSION = 1
 
 def work_prefix(bundle: Bundle) -> str:
     """Returns the URI of the job's work folder next to the output. The folder is removed when the job succeeds."""
-    return join(bundle.spec.output.uri, names.WORK_FOLDER, bundle.job.uid if bundle.job else "local")
+    return join(bundle.spec.output.uri, names.WORK_FOLDER, owner_of(bundle))
+
+
+def owner_of(bundle: Bundle) -> str:
+    """Returns the name of the folders of this job at output.uri, which other jobs may use too. Outside Kubernetes the
+    jobs of one output share them."""
+    return bundle.job.uid if bundle.job else "local"
 
 
 def place_of(bundle: Bundle, *parts: str) -> str:

@@ -19,7 +19,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
-from finetune_trainer.handover.prepared_place import work_prefix
+from finetune_trainer.handover.prepared_place import owner_of, work_prefix
 from finetune_trainer.pod.failure import Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.results.model_card import model_card
@@ -42,8 +42,8 @@ ADAPTER, MODEL, MERGED, REPORT, SAMPLES, PROMPT_FORMAT = (
     "prompt_format.json",
 )
 UNPUBLISHED = "unpublished"
-"""Folder below output.uri for the tuned weights of an attempt that failed after its training. No other pod of the job
-publishes there."""
+"""Folder below output.uri for the tuned weights of jobs that failed after their training, each in a folder of its own:
+another job may publish to the same output.uri. No other pod of the job publishes there."""
 
 
 def stage_weights(
@@ -113,8 +113,8 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
 
 
 def place_of_unpublished(bundle: Bundle) -> str:
-    """Returns the URI of the folder for the weights of a failed attempt."""
-    return join(bundle.spec.output.uri, UNPUBLISHED)
+    """Returns the URI of the folder for the weights of a failed attempt of this job."""
+    return join(bundle.spec.output.uri, UNPUBLISHED, owner_of(bundle))
 
 
 def upload_results(storage: JobStorage, results: Results, staging: Path) -> Mapping[str, Any]:

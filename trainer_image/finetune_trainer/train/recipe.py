@@ -28,6 +28,7 @@ from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_
 from finetune_trainer.train.tuning import Tuning, Weights, as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
 from finetune_trainer.training.run import Attempt
+from finetune_trainer.training.spent import machine_of
 
 
 def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: int, halvings: int = 0) -> str:
@@ -79,7 +80,7 @@ def phases(work: Work) -> str:
         weights = stage(work, model, tuning)
     model = as_measured(work, model)
     with weights_kept(storage, bundle, work.output) if is_first() else nullcontext():
-        spent = partial(cost_of, tuning.steps, work.device, tuning.started, bundle)
+        spent = partial(cost_of, tuning.run, work.attempt.started, machine_of(bundle, work.device))
         work.kept.keep_missing()
         assessment = assessor.assess(model, baselines, spent, of_tuned(work.kept, weights.folder))
         tell_assessment(assessment.evaluation, writer)

@@ -8,7 +8,6 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 from time import perf_counter
 
-import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
@@ -30,13 +29,13 @@ from finetune_trainer.pod.rank import is_first, is_first_of_node
 from finetune_trainer.ranks.group import on_first
 from finetune_trainer.ranks.shards import is_sharded, release
 from finetune_trainer.results.publish import ADAPTER, MODEL, stage_weights
-from finetune_trainer.sizing.run_time import cost as price_of
 from finetune_trainer.train.telling import TRAINED, tell
 from finetune_trainer.train.work import Work
 from finetune_trainer.training.kept_training import KeptTraining, keep_training, kept_training
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.run import TrainingRun
 from finetune_trainer.training.run_state import RunState
+from finetune_trainer.training.spent import Machine, machine_of
 from finetune_trainer.training.training_progress import duration
 from finetune_trainer.training.validation import Validation
 
@@ -50,8 +49,6 @@ class Tuning:
     trained: KeptTraining | None
     """The training of an earlier attempt, if this attempt takes it over."""
     validation: Validation
-    started: float
-    """The perf_counter value at the start of the attempt, or earlier by the time that earlier attempts took."""
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -86,8 +83,7 @@ def tune(work: Work, model: PreTrainedModel, until_kept: ExitStack) -> tuple[Pre
             bundle, prepared, work.storage, accelerator, work.attempt, work.progress, validation, work.scratch
         )
         run = course.take(model, lambda message: work.tell("Training", message), until_kept)
-    started = work.attempt.after(run.held_before).started if run else work.attempt.started
-    return as_published(accelerator.unwrap_model(model)), Tuning(run, trained, validation, started)
+    return as_published(accelerator.unwrap_model(model)), Tuning(run, trained, validation)
 
 
 def finished_training(work: Work) -> KeptTraining | None:
@@ -136,11 +132,11 @@ def _keep(work: Work, tuning: Tuning, weights: Weights) -> None:
             ignored = ignore_patterns(ADAPTER_CONFIG) if tuning.trained.job else None
             copytree(tuning.trained.weights, weights.folder, ignore=ignored, dirs_exist_ok=True)
     elif is_first() and tuning.run:
-        held_seconds = perf_counter() - tuning.started
+        run = tuning.run.after(perf_counter() - work.attempt.started, machine_of(work.bundle, work.device))
         # They are as good as a checkpoint of the last step: a later attempt takes no step again.
         stored = partial(work.progress.stored, len(tuning.steps))
         is_adapter = weights.adapter is not None
-        keep_training(work.kept_training, tuning.run, held_seconds, weights.folder, is_adapter, stored)
+        keep_training(work.kept_training, run, weights.folder, is_adapter, stored)
 
 
 def trainable_model(model: PreTrainedModel, work: Work, trained: KeptTraining | None) -> PreTrainedModel:
@@ -201,14 +197,13 @@ def summary(steps: Sequence[Step], validation: Validation, resolved: Resolved) -
     return f"{text}{stopped} The validation loss was lowest after step {best.step:,} ({best.loss:.3g}){kept}."
 
 
-def cost_of(steps: Sequence[Step], device: torch.device, started: float, bundle: Bundle) -> Cost | None:
+def cost_of(run: RunState | None, started: float, machine: Machine) -> Cost | None:
     """Returns the cost of the training until now, or None if nothing was trained. `started`: the perf_counter value at
-    the start of the attempt, or earlier by the time that earlier attempts took."""
-    if not steps:
+    the start of this attempt. `machine`: that of this attempt."""
+    if run is None or not run.steps:
         return None
-    seconds, tokens = sum(step.seconds for step in steps), sum(step.tokens for step in steps)
-    if device.type != "cuda":
+    seconds, tokens = sum(step.seconds for step in run.steps), sum(step.tokens for step in run.steps)
+    if not machine.gpus:
         return Cost(seconds, tokens)
-    held = (perf_counter() - started) * bundle.spec.compute.gpus
-    price = next((gpu.price_per_hour for gpu in bundle.gpu_types), None)
-    return Cost(seconds, tokens, held / 3600, price_of(held, price) if price else None)
+    spent = run.spent(perf_counter() - started, machine)
+    return Cost(seconds, tokens, spent.gpu_seconds / 3600, None if spent.cost is None else f"{spent.cost:.2f}")

@@ -1,7 +1,7 @@
 """The tuned weights and the records of a finished training. A later attempt takes them over instead of training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import TIMEOUT_MAX
 
@@ -46,16 +46,13 @@ class KeptTraining:
         steps_done(len(self.run.steps), len(self.run.steps))
 
 
-def keep_training(
-    kept: KeptResults, run: RunState, held_seconds: float, weights: Path, is_adapter: bool, then: Callable[[], None]
-) -> None:
+def keep_training(kept: KeptResults, run: RunState, weights: Path, is_adapter: bool, then: Callable[[], None]) -> None:
     """Keeps the training and the files of its weights in the folder `weights`. `then`: called once they are written.
 
-    `held_seconds`: how long this attempt and earlier ones had taken when the weights were trained. An adapter is kept
-    by a thread: inside `stop_deferred`, a storage that hangs must not hold the main thread when the grace period
-    ends."""
+    `run`: the state with which a later attempt begins. An adapter is kept by a thread: inside `stop_deferred`, a
+    storage that hangs must not hold the main thread when the grace period ends."""
     files = {f"weights/{path.relative_to(weights)}": path for path in weights.rglob("*") if path.is_file()}
-    records = TypeAdapter(RunState).dump_json(replace(run, held_before=held_seconds))
+    records = TypeAdapter(RunState).dump_json(run)
     content: dict[str, Content] = {RECORDS: records, **files}
 
     def written() -> None:

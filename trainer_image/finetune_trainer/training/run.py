@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints.earlier_job import earlier_store, no_checkpoint
+from finetune_trainer.checkpoints.folder import Unusable
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CHECKPOINTS, KEEP, CheckpointStore, Found
@@ -45,6 +46,7 @@ from finetune_trainer.training.loop import training_steps
 from finetune_trainer.training.memory_probe import after_earlier_job, find_plan, smaller
 from finetune_trainer.training.optimizer import make_optimizer
 from finetune_trainer.training.run_state import RunState, Words, other_records, resumed
+from finetune_trainer.training.spent import machine_of
 from finetune_trainer.training.training_progress import TrainingProgress
 from finetune_trainer.training.validation import Validation
 
@@ -59,10 +61,6 @@ class Attempt:
     """How many earlier attempts ran out of GPU memory."""
     started: float = 0.0
     """Value of perf_counter at its start."""
-
-    def after(self, seconds: float) -> "Attempt":
-        """Returns the attempt as if it had started this much earlier."""
-        return replace(self, started=self.started - seconds)
 
 
 class TrainingRun:
@@ -94,7 +92,10 @@ class TrainingRun:
         self._checkpoints: Checkpoints | NoCheckpoints = NoCheckpoints()
         if is_first():
             renewal = Renewal(storage, bundle, scratch / "prepared")
-            self._checkpoints = Checkpoints(self._store, pace, attempt.number, attempt.started, renewal.if_due)
+            machine = machine_of(bundle, accelerator.device)
+            self._checkpoints = Checkpoints(
+                self._store, pace, attempt.number, attempt.started, renewal.if_due, machine=machine
+            )
 
     def take(self, model: PreTrainedModel, say: Callable[[str], None], until_kept: ExitStack) -> RunState:
         """Trains `model` until the last step or until early stopping. At the end it has the weights to publish.
@@ -211,7 +212,7 @@ class TrainingRun:
         store = earlier_store(self._bundle, self._storage, facts(self._bundle, self._prepared))
         found, more = self._newest(store, whole, optimizer)
         if found is None:
-            raise no_checkpoint(self._bundle, more)
+            raise no_checkpoint(self._bundle, [Unusable(why) for why in more])
         return found, [*skipped, *more]
 
     def _use_plan(self, run: RunState, whole: nn.Module) -> None:

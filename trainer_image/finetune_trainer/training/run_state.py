@@ -1,7 +1,7 @@
 """The state of a training besides its weights and its optimizer, and how a checkpoint stores it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
 from operator import attrgetter
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
+from finetune_trainer.training.spent import Machine, Spent
 from finetune_trainer.training.validation import ValidationLoss
 
 STEPS = "steps"
@@ -36,6 +37,17 @@ class RunState:
     """Seconds that earlier attempts took until their checkpoint."""
     resumed_from: int | None = None
     """Step of the checkpoint with which this attempt began. None: it began at step 0."""
+    spent_before: Spent | None = None
+    """What earlier attempts used in that time. None: not known, because an earlier version wrote the state."""
+
+    def spent(self, seconds: float, machine: Machine) -> Spent:
+        """Returns what all attempts have used when this one has held its machine for `seconds`."""
+        before = self.spent_before or Spent().more(self.held_before, machine)
+        return before.more(seconds, machine)
+
+    def after(self, seconds: float, machine: Machine) -> "RunState":
+        """Returns the state with which a later attempt begins when this one has held its machine for `seconds`."""
+        return replace(self, held_before=self.held_before + seconds, spent_before=self.spent(seconds, machine))
 
 
 class Words(BaseModel):
@@ -46,6 +58,8 @@ class Words(BaseModel):
     step: int
     attempt: int
     held_seconds: float
+    spent: Spent | None = None
+    """What was used in these seconds. An earlier version did not write it."""
     plan: StepLayout
     halvings: int
     curve: list[ValidationLoss]
@@ -63,14 +77,13 @@ class Words(BaseModel):
         return ", ".join(f"{name} {was} (now {now.get(name)})" for name, was in other.items())
 
 
-def words_of(
-    run: RunState, attempt: int, held_seconds: float, best: str | None, numbers: Mapping[str, int | float]
-) -> Words:
-    """Returns the content of state.json after the last step of `run`."""
+def words_of(run: RunState, attempt: int, best: str | None, numbers: Mapping[str, int | float]) -> Words:
+    """Returns the content of state.json after the last step of `run`, the state with which a later attempt begins."""
     return Words(
         step=len(run.steps),
         attempt=attempt,
-        held_seconds=held_seconds,
+        held_seconds=run.held_before,
+        spent=run.spent_before,
         plan=run.plan,
         halvings=run.halvings,
         curve=run.curve,
@@ -84,7 +97,8 @@ def resumed(words: Words, state: Path) -> RunState:
     """Returns the state of the run with which an attempt goes on. `state`: the file state.safetensors."""
     with safe_open(state, "pt") as file:
         steps = steps_of(file.get_tensor(STEPS))
-    return RunState(words.plan, words.halvings, steps, list(words.curve), words.held_seconds, words.step)
+    curve, held = list(words.curve), words.held_seconds
+    return RunState(words.plan, words.halvings, steps, curve, held, words.step, words.spent)
 
 
 def other_records(words: Words, state: Path) -> str | None:

@@ -24,7 +24,10 @@ LATER = "later"
 @pytest.fixture
 def first(make_bundle: MakeBundle) -> Bundle:
     """A job with checkpoints of the steps 3 and 6."""
-    bundle = make_bundle()
+    return with_checkpoints(make_bundle())
+
+
+def with_checkpoints(bundle: Bundle) -> Bundle:
     prepared, storage = run(bundle), open_storage(bundle)
     store = CheckpointStore(storage, checkpoints(bundle), "p1", facts(bundle, prepared))
     store.begin()
@@ -59,6 +62,8 @@ def test_a_job_with_the_same_steps_is_accepted(first: Bundle) -> None:
         {"evaluation": {"maxRows": 3}},
         {"compute": {"memory": "12Gi"}},
         {"training": {"seed": 0}},
+        {"method": {"type": "LoRA"}},
+        {"training": {"learningRate": 1e-3, "publish": "Last"}},
     ],
 )
 def test_fields_that_change_no_step_may_differ(first: Bundle, parts: dict[str, Any]) -> None:
@@ -86,6 +91,46 @@ def test_a_field_that_changes_the_steps_is_named_and_the_job_refused(
     assert "step-00000006-1.1-p1 is not used: it was written for " in found.message
     assert said in found.message
     assert "Set spec.model, spec.dataset, spec.method and spec.training as in that job." in found.message
+
+
+@pytest.mark.parametrize(
+    ("parts", "remedy"),
+    [
+        ({"method": {"type": "QLoRA"}}, "Set spec.method.type to LoRA."),
+        ({"training": {"learningRate": 0.5}}, "Set spec.training.learningRate to 0.001."),
+        (
+            {"training": {"warmupRatio": 0.9}},
+            "Set spec.training.warmupRatio so that status.resolved.warmupSteps is 0, as in that job.",
+        ),
+        ({"training": {"maxSteps": 2}}, "Set spec.training.maxSteps to 6."),
+        ({"dataset": {"split": {"validation": 0.2}}}, "Set spec.model, spec.dataset, "),
+    ],
+)
+def test_the_remedy_names_the_field_whose_resolved_value_differs(
+    first: Bundle, parts: dict[str, Any], remedy: str
+) -> None:
+    found = failure(resuming(first, **parts))
+
+    assert found.remedy is not None
+    assert found.remedy.startswith(remedy)
+    assert found.remedy.endswith(" Or remove spec.resumeFrom, and the job starts with the first step.")
+
+
+def test_a_job_that_follows_the_remedy_is_accepted(make_bundle: MakeBundle) -> None:
+    first = with_checkpoints(make_bundle(method={"type": "QLoRA"}))
+
+    remedy = failure(resuming(first, method={"type": "Auto"})).remedy
+
+    assert (remedy or "").startswith("Set spec.method.type to QLoRA. Or remove spec.resumeFrom")
+    run(resuming(first, method={"type": "QLoRA"}))
+
+
+def test_a_difference_is_told_before_a_damage(first: Bundle) -> None:
+    (Path(checkpoints(first)) / "step-00000006-1.1-p1" / "state.safetensors").write_bytes(b"")
+    assert (
+        "step-00000003-1.1-p1 is not used: it was written for "
+        in failure(resuming(first, training={"seed": 5})).message
+    )
 
 
 def test_other_rows_are_refused(first: Bundle, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What decides the steps of a job, and what does not."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_api.bundle import Bundle
-from finetune_trainer.checkpoints.folder import DEFAULTED, Manifest
+from finetune_api.spec.method import MethodType
+from finetune_trainer.checkpoints.folder import DEFAULTED, Difference, Manifest
 from finetune_trainer.checkpoints.identity import facts
 from finetune_trainer.handover.prepared import Prepared
 from tests.unit.finetune_trainer.conftest import MakeBundle
@@ -18,7 +20,7 @@ def prepared(make_bundle: MakeBundle) -> Prepared:
     return run(make_bundle())
 
 
-def difference(written: dict[str, Any], ours: dict[str, Any]) -> str | None:
+def difference(written: dict[str, Any], ours: dict[str, Any]) -> Difference | None:
     """Why a checkpoint that was written for these facts is not used for ours."""
     return Manifest.model_validate_json(Manifest(files={}, about=written).model_dump_json()).difference(ours)
 
@@ -61,6 +63,8 @@ def test_a_field_that_changes_the_steps_is_named(
         {"output": {"uri": "/elsewhere"}},
         {"evaluation": {"maxRows": 3}},
         {"training": {"seed": 0}},
+        {"method": {"type": "LoRA"}},
+        {"training": {"learningRate": 1e-3, "warmupRatio": 0.1, "maxSteps": 9, "evaluateEvery": 2, "publish": "Last"}},
     ],
 )
 def test_a_field_that_changes_no_step_is_left_out(
@@ -68,6 +72,16 @@ def test_a_field_that_changes_no_step_is_left_out(
 ) -> None:
     bundle = make_bundle()
     assert difference(facts(bundle, prepared), facts(with_parts(bundle, **parts), prepared)) is None
+
+
+def test_what_auto_has_chosen_decides_the_steps(make_bundle: MakeBundle, prepared: Prepared) -> None:
+    auto, by_hand = make_bundle(), make_bundle(method={"type": "QLoRA"})
+    qlora = replace(prepared, resolved=prepared.resolved.model_copy(update={"method": MethodType.QLORA}))
+    chosen = facts(auto, qlora)
+    assert chosen["spec.method.type"] == "Auto", "an earlier version of the trainer compares it"
+    assert difference(chosen, facts(by_hand, qlora)) is None
+    assert difference(facts(by_hand, qlora), chosen) is None
+    assert 'status.resolved.method "QLoRA", and this run has "LoRA"' in str(difference(chosen, facts(auto, prepared)))
 
 
 def test_a_field_that_a_version_does_not_know_counts_as_its_default(

@@ -279,16 +279,16 @@ def test_files_beside_the_checkpoints_are_ignored(place: Place, root: str, opene
 
 
 def test_whether_a_checkpoint_is_usable_is_known_without_its_weights(place: Place, root: str, opened: Open) -> None:
-    assert (opened().is_empty, opened().why_unusable()) == (True, [])
+    assert (opened().is_empty, opened().unusable()) == (True, [])
     store = opened()
     for step in (5, 10):
         write(store, step)
-    assert (opened().is_empty, opened().why_unusable()) == (False, [])
+    assert (opened().is_empty, opened().unusable()) == (False, [])
     place.storage.write_bytes(join(root, "step-00000010-1.1-p1", STATE), b"")
-    assert opened().why_unusable() == [], "the one before it is whole"
-    newer, older = opened(facts={"the digest of the data": "e"}).why_unusable()
-    assert "step-00000010-1.1-p1 is not used: its file state.safetensors has 0 bytes" in newer
-    assert 'step-00000005-1.1-p1 is not used: it was written for the digest of the data "d"' in older
+    assert opened().unusable() == [], "the one before it is whole"
+    newer, older = opened(facts={"the digest of the data": "e"}).unusable()
+    assert "step-00000010-1.1-p1 is not used: its file state.safetensors has 0 bytes" in newer.why
+    assert 'step-00000005-1.1-p1 is not used: it was written for the digest of the data "d"' in older.why
 
 
 def test_checkpoints_of_another_format_are_not_used_and_the_log_says_how_many_there_are(

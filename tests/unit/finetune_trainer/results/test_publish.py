@@ -240,6 +240,25 @@ def test_a_local_run_recognises_its_own_results_by_the_spec(make_bundle: MakeBun
         published(open_storage(changed), changed)
 
 
+def test_the_weights_of_another_job_with_the_same_output_stay(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    theirs, ours = make_bundle(job=THEIRS), make_bundle(job=OURS)
+    kept = {bundle.job.uid: keep_unpublished(bundle, tmp_path) for bundle in (theirs, ours) if bundle.job}
+    assert {path.read_bytes() for path in kept.values()} == {b"uid-1", b"uid-2"}, "neither has replaced the other"
+    publish_into(open_storage(ours), ours, tmp_path / "staging")
+    assert {uid: path.exists() for uid, path in kept.items()} == {"uid-1": False, "uid-2": True}
+
+
+def keep_unpublished(bundle: Bundle, scratch: Path) -> Path:
+    """Lets the job fail after its training. Returns the place of its weights."""
+    assert bundle.job
+    staging = scratch / bundle.job.uid
+    (staging / "adapter").mkdir(parents=True)
+    (staging / "adapter" / "weights").write_text(bundle.job.uid)
+    with pytest.raises(TrainerFailure) as caught, weights_kept(open_storage(bundle), bundle, staging):
+        raise RuntimeError("a crash")
+    return Path(caught.value.message.rpartition("were saved to ")[2].rstrip(".")) / "weights"
+
+
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_failure_keeps_the_weights_at_the_output_unless_the_pod_has_to_stop(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopping: bool

@@ -12,6 +12,7 @@ from finetune_trainer.training.kept_training import RECORDS, keep_training, kept
 from finetune_trainer.training.loop import Step
 from finetune_trainer.training.memory_probe import StepLayout
 from finetune_trainer.training.run_state import RunState
+from finetune_trainer.training.spent import Machine, Spent
 from tests.unit.finetune_trainer.storage.test_job_storage import bundle
 
 
@@ -25,10 +26,10 @@ def test_records_and_weights_of_a_training_are_those_that_were_kept(kept: KeptRe
     run = RunState(StepLayout(1, False), steps=[Step(1, 1.0, 0.1, 0.1, 1, 0.1)])
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "weights").write_bytes(b"w")
-    keep_training(kept, run, 5.0, tmp_path / "adapter", is_adapter=True, then=lambda: None)
+    keep_training(kept, run.after(5.0, Machine(2, "7.20")), tmp_path / "adapter", is_adapter=True, then=lambda: None)
     found = kept_training(kept)
     assert found is not None
-    assert found.run == dataclasses.replace(run, held_before=5.0, resumed_from=1)
+    assert found.run == dataclasses.replace(run, held_before=5.0, resumed_from=1, spent_before=Spent(10.0, 0.02))
     assert (found.weights / "weights").read_bytes() == b"w"
 
 

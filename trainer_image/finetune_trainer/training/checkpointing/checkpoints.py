@@ -20,6 +20,7 @@ from finetune_trainer.training.checkpointing.copies import Copies, agreed_to_cop
 from finetune_trainer.training.checkpointing.telling import tell_failed, tell_no_room, tell_wait
 from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.checkpointing.uploads import Uploads
+from finetune_trainer.training.spent import CPU, Machine
 
 GIVEN_UP_SECONDS = 30.0
 """How long an upload that was given up may take to notice it."""
@@ -46,13 +47,15 @@ class Checkpoints:
         started: float,
         renew: Callable[[Callable[[int], None]], None] = lambda advance: None,
         clock: Callable[[], float] = perf_counter,
+        machine: Machine = CPU,
     ) -> None:
         """`started`: value of perf_counter at the start of the attempt. `renew`: called after each upload, in a
         thread of its own: no checkpoint waits for it. It writes again what else a later attempt needs, if that is old,
-        and handles its own errors. Its argument is a function that it calls again and again, as `Background` says."""
+        and handles its own errors. Its argument is a function that it calls again and again, as `Background` says.
+        `machine`: that of the attempt."""
         self._clock, self._background, self._account = clock, Background(), Account(pace, clock)
         self._copies = Copies(self._background)
-        self._uploads = Uploads(store, self._background, attempt, started, renew, clock)
+        self._uploads = Uploads(store, self._background, attempt, started, renew, clock, machine)
 
     @property
     def uploaded(self) -> int | None:

@@ -12,6 +12,7 @@ from finetune_trainer.pod.termination import stop_requested
 from finetune_trainer.training.checkpointing.telling import tell_failed
 from finetune_trainer.training.checkpointing.trainee import Trainee
 from finetune_trainer.training.run_state import STEPS, records, words_of
+from finetune_trainer.training.spent import Machine
 
 
 class Uploads:
@@ -25,11 +26,13 @@ class Uploads:
         started: float,
         renew: Callable[[Callable[[int], None]], None],
         clock: Callable[[], float],
+        machine: Machine,
     ) -> None:
         """`started`: value of `clock` at the start of the attempt. `renew`: called after each upload, in a thread of
-        its own: no checkpoint waits for it."""
+        its own: no checkpoint waits for it. `machine`: that of the attempt."""
         self._store, self._background, self._attempt, self._began = store, background, attempt, started
         self._renewing, self._renew, self._clock = Background("renewal"), renew, clock
+        self._machine = machine
         self.uploaded: int | None = None
         """Step of the last uploaded checkpoint, also of an earlier attempt."""
         self.count, self.shortest = 0, 0.0
@@ -48,10 +51,9 @@ class Uploads:
 
     def start(self, trainee: Trainee, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
         """Starts the upload of the last step. `tensors` must not change before its end."""
-        run, best = trainee.run, _held(trainee.kept_weights())
-        steps = tuple(run.steps)
-        held = run.held_before + self._clock() - self._began
-        words = words_of(run, self._attempt, held, self._store.best_name(best), numbers).model_dump_json().encode()
+        run = trainee.run.after(self._clock() - self._began, self._machine)
+        steps, best = tuple(run.steps), _held(trainee.kept_weights())
+        words = words_of(run, self._attempt, self._store.best_name(best), numbers).model_dump_json().encode()
 
         def upload(advance: Callable[[int], None]) -> None:
             self._upload(len(steps), lambda: {**tensors, STEPS: records(steps)}, words, best, advance)
