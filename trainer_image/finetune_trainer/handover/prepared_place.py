@@ -64,7 +64,11 @@ def used_manifest(storage: JobStorage, bundle: Bundle) -> dict[str, Any]:
         if not storage.exists(place_of(bundle, MANIFEST)):
             raise gone(bundle, place_of(bundle))
         storage.write_bytes(used, storage.read_bytes(place_of(bundle, MANIFEST)), if_absent=True)
-    manifest = read_document(storage, used, json.loads)  # another pod of the attempt may be writing it
+    try:
+        manifest = read_document(storage, used, json.loads)  # another pod of the attempt may be writing it
+    except ValueError:  # its writer was killed, in a claim without hard links
+        storage.write_bytes(used, storage.read_bytes(place_of(bundle, MANIFEST)))
+        manifest = json.loads(storage.read_bytes(used))
     if not isinstance(manifest, dict):
         raise ValueError("the manifest is no object")
     if (version := manifest.get("version")) != VERSION:

@@ -20,6 +20,9 @@ GPU_OUT_OF_MEMORY = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 """Matches a line of an error that a GPU's memory was too small. Only some of these errors have a class of their own."""
+_NUMBER = re.compile(r"\(os error (\d+)\)\s*$")
+"""Matches the end of an error of the system that a library written in Rust reports, such as safetensors."""
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SIGTERM_RECEIVED = "The pod received SIGTERM."
 """Why most pods stop."""
 _PACKAGE = Path(__file__).parents[1]
@@ -94,10 +97,9 @@ def failure_of(error: BaseException) -> TrainerFailure:
         return error.cause
     if isinstance(error, StopRequested):
         return stopped(SIGTERM_RECEIVED)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return TrainerFailure(
-            FailureReason.DISK_FULL, f"No disk space is left for {error.filename or 'the scratch folder'}."
-        )
+    if _system_number(error) in _DISK_FULL:
+        full = getattr(error, "filename", None) or "the scratch folder"
+        return TrainerFailure(FailureReason.DISK_FULL, f"No disk space is left for {full}.")
     if isinstance(error, RuntimeError) and (reason := _gpu_reason(error)):
         return TrainerFailure(reason, by_rank(_gpu_line(error)), agreed=getattr(error, "agreed", False))
     return TrainerFailure(FailureReason.TRAINER_CRASHED, by_rank(_crash(error)))
@@ -106,6 +108,15 @@ def failure_of(error: BaseException) -> TrainerFailure:
 def stopped(why: str) -> TrainerFailure:
     """Returns the failure of a pod that had to stop. `why`: the cause, as a sentence."""
     return TrainerFailure(FailureReason.PREEMPTED, f"{why} Its work was not done.")
+
+
+def _system_number(error: BaseException) -> int | None:
+    """Returns the number of the system's error that `error` reports, or None. The weights are written by safetensors,
+    whose errors are no OSError."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = _NUMBER.search(str(error))
+    return int(found[1]) if found else None
 
 
 def _gpu_reason(error: RuntimeError) -> FailureReason | None:

@@ -11,8 +11,9 @@ from finetune_api.uris import has_scheme
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import phase
+from finetune_trainer.storage.claims.failures import read_only
 from finetune_trainer.storage.job_storage import JobStorage, join
-from finetune_trainer.storage.ownership import published
+from finetune_trainer.storage.ownership import delete_leftovers, published
 from finetune_trainer.storage.stores import CORRECT_URI
 
 
@@ -35,6 +36,14 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
     OutputNotWritable when a probe file cannot be written, replaced and removed, or when the storage does not support
     conditional writes, which publishing needs."""
     phase("checking spec.output.uri")
+    try:
+        _write_probe(bundle, storage)
+    except TrainerFailure as failure:
+        raise read_only(failure) or failure from failure.__cause__
+
+
+def _write_probe(bundle: Bundle, storage: JobStorage) -> None:
+    delete_leftovers(storage, bundle)
     published(storage, bundle)
     folder = join(work_prefix(bundle), "probe", uuid4().hex)  # another preflight pod of the job may be at work
     probe = join(folder, "written-and-removed")

@@ -85,6 +85,10 @@ class Files(Protocol):
     def delete(self, uris: Iterable[str]) -> None:
         """Deletes the files. A missing file is not an error."""
 
+    def delete_leftovers(self, uri: str, is_unfinished: Callable[[bytes], bool]) -> None:
+        """Deletes the partial files of other pods of the job, and the document `uri` if it stays unfinished because its
+        writer was killed. A storage whose files are whole or not there has nothing to do."""
+
     def prune(self, folder: str) -> None:
         """Deletes the folder, given with a slash at its end, if no file is left in it, and the empty folders in it. A
         storage whose folders are only parts of names has nothing to do."""

@@ -142,6 +142,12 @@ class JobStorage:
             files.delete(attended([found for found, _ in attended(files.list(folder))]))
             files.prune(folder)
 
+    def delete_leftovers(self, uri: str, is_unfinished: Callable[[bytes], bool]) -> None:
+        """Deletes what killed pods of the job have left: partial files, and the document `uri` if it stays unfinished.
+        A pod of the job that lives loses its partial file, and writes it again."""
+        with self._typed(uri) as files:
+            files.delete_leftovers(uri, is_unfinished)
+
     @contextmanager
     def _typed(self, uri: str, quiet: float = PATIENCE_SECONDS) -> Iterator[Files]:
         """Provides the storage of `uri`, and converts its errors to TrainerFailure. `quiet`: how many seconds the work

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from finetune_api import claims
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
@@ -10,11 +11,31 @@ from finetune_trainer.storage.documents import read_document
 from finetune_trainer.storage.job_storage import JobStorage, join
 
 MANIFEST = "manifest.json"
+_BEGINNING = b'{\n  "job": '
+"""How a manifest begins that a job has written."""
+
+
+def delete_leftovers(storage: JobStorage, bundle: Bundle) -> None:
+    """Deletes what killed pods of this job have left at the output, before a pod begins. Also deletes a manifest whose
+    writer was killed: no job has published then. Raises TrainerFailure if the storage does not answer."""
+    storage.delete_leftovers(join(bundle.spec.output.uri, MANIFEST), is_unfinished)
+
+
+def is_unfinished(content: bytes) -> bool:
+    """Returns whether the writer of a manifest has not ended. Any other file of this name is somebody's own.
+
+    Where a file is written after the node was lost, zeros may stand for its content."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return _BEGINNING.startswith(content.rstrip(b"\0")[: len(_BEGINNING)])
+    return False
 
 
 def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
     """Returns the manifest that this job has already written, for example before its pod was restarted, or None. A
-    local run compares the digest of the spec. Raises TrainerFailure OutputOccupied if another job wrote it."""
+    local run compares the digest of the spec. Raises TrainerFailure OutputOccupied if another job wrote it, and
+    StorageUnavailable if it is unfinished in a claim: the next attempt begins with `delete_leftovers`."""
     output = bundle.spec.output.uri
     if not storage.exists(join(output, MANIFEST)):
         return None
@@ -34,9 +55,13 @@ def published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
 
 
 def _object(storage: JobStorage, uri: str) -> dict[str, Any]:
-    """Returns the JSON object in a document, or an empty one if it has none. An empty manifest belongs to no job."""
+    """Returns the JSON object in a document, or an empty one if it has none: such a manifest belongs to no job."""
     try:
         found = read_document(storage, uri, json.loads)
-    except ValueError:
+    except ValueError as error:
+        if uri.startswith(claims.SCHEME) and is_unfinished(storage.read_bytes(uri)):
+            raise TrainerFailure(
+                FailureReason.STORAGE_UNAVAILABLE, f"{uri} is not finished, because its writer was killed or is slow."
+            ) from error
         return {}
     return found if isinstance(found, dict) else {}

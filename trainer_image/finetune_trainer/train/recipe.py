@@ -4,6 +4,7 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
@@ -23,7 +24,7 @@ from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
 from finetune_trainer.results.results import Results
 from finetune_trainer.storage.job_storage import JobStorage
-from finetune_trainer.storage.ownership import published
+from finetune_trainer.storage.ownership import delete_leftovers, published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
 from finetune_trainer.train.tuning import Tuning, Weights, as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
@@ -40,7 +41,7 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
     # The failure is told before the folder is deleted: that can take longer than the grace period.
     with scratch_folder("train-") as scratch:
         try:
-            if manifest := on_first(lambda: published(storage, bundle)):
+            if manifest := on_first(lambda: found_published(storage, bundle)):
                 if not is_first():
                     return ""
                 return tell_published(manifest, publish(storage, bundle, manifest), writer)
@@ -50,6 +51,12 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
         except BaseException as error:
             tell_failure(failure_after_stop(error), writer)
             raise
+
+
+def found_published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
+    """Deletes what killed pods have left, and returns what `published` does."""
+    delete_leftovers(storage, bundle)
+    return published(storage, bundle)
 
 
 def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt, own_scratch: Path) -> str:

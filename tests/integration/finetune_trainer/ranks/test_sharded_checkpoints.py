@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from time import monotonic
+from typing import NoReturn
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from finetune_api.spec.training import Training
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
 from finetune_trainer.model.parameters.sharding import _shard
+from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.training.checkpointing import checkpoints as module
@@ -73,6 +75,29 @@ def test_rank_0_writes_whole_weights_after_a_step_and_after_sigterm(tmp_path: Pa
 def test_without_memory_for_a_copy_no_rank_waits_and_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert on_ranks(2, taken, tmp_path, False) == [None, None]
     assert not list(tmp_path.glob("checkpoints/step-*"))
+
+
+def without_gpu_memory(folder: Path) -> str:
+    """How this rank ends if rank 0 alone has no memory of its GPU left for the first tensor of a checkpoint."""
+
+    def copy(tensors: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    copies.has_room = lambda size: True
+    now, own = trainee(steps=1), checkpoints(folder)
+    own.begin(trainee())
+    if isinstance(own, Checkpoints):
+        own._copies.copy = copy  # type: ignore[method-assign]
+    try:
+        own.after_step(now)
+    except Exception as error:
+        return failure_of(error).reason
+    return "took the next step"
+
+
+def test_a_rank_0_that_cannot_gather_a_checkpoint_ends_and_with_it_the_others(tmp_path: Path) -> None:
+    """They wait for it in the middle of the checkpoint, so a next step would never end, or would mix up the weights."""
+    assert on_ranks(2, without_gpu_memory, tmp_path) == ["GPUOutOfMemory", "PeerLost"]
 
 
 def elsewhere() -> tuple[bool, float]:

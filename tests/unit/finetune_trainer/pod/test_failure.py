@@ -2,8 +2,13 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from finetune_api.reasons import FAILURES, FailureReason
 from finetune_trainer.pod.failure import StopRequested, TrainerFailure, failure_of
@@ -21,6 +26,26 @@ def test_a_gpu_out_of_memory_and_a_full_disk_have_their_own_reasons() -> None:
     full = failure_of(OSError(errno.ENOSPC, "No space left on device", "/scratch/x"))
     assert full.reason is FailureReason.DISK_FULL
     assert "/scratch/x" in full.message
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_such_whoever_reports_it(number: int, tmp_path: Path) -> None:
+    """Weights are written by safetensors, whose errors are no OSError. Here a limit of the process stands for the full
+    disk, so that the words of the library are real."""
+    save = "save_file({'a': numpy.zeros(100_000)}, sys.argv[1])"
+    limited = "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    code = f"import numpy, resource, sys; from safetensors.numpy import save_file; {limited}; {save}"
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "w")], capture_output=True, text=True)
+    said = ended.stderr.splitlines()[-1].partition(": ")[2]
+    full = said.replace(f"(os error {errno.EFBIG})", f"(os error {number})")
+    assert full != said, said
+    for error in (SafetensorError(full), OSError(number, os.strerror(number))):
+        failure = failure_of(error)
+        assert (failure.reason, failure.message) == (
+            FailureReason.DISK_FULL,
+            "No disk space is left for the scratch folder.",
+        )
+    assert failure_of(SafetensorError("HeaderTooLarge")).reason is FailureReason.TRAINER_CRASHED
 
 
 HINT = "\nCUDA kernel errors might be asynchronously reported at some other API call."

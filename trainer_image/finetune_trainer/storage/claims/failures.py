@@ -6,24 +6,14 @@ import os
 from finetune_api import claims
 from finetune_api.reasons import FailureReason
 from finetune_trainer.pod.failure import TrainerFailure
+from finetune_trainer.storage.claims.own_disk import OwnDiskError
 from finetune_trainer.storage.claims.paths import NoFileError, NotMountedError, NotUnicodeError, OutsideError
 from finetune_trainer.storage.claims.writes import FullError
 from finetune_trainer.storage.files import OUTPUT, Place
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
-_BROKEN = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ETIMEDOUT,
-    errno.EHOSTDOWN,
-    errno.EREMOTEIO,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ESHUTDOWN,
-    errno.EUCLEAN,
-}
-"""What file systems of networks, and damaged ones, answer."""
+_OF_THE_POD = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What has no more files or memory is the pod or its node."""
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV}
 """What some file systems over an object storage answer when a file is renamed."""
 
@@ -52,17 +42,36 @@ def failure_of_claim(error: Exception, uri: str, place: Place, in_a_pod: bool) -
         return TrainerFailure(place.missing, f"The name of {shown} is not UTF-8.", "Rename the file.")
     if isinstance(error, NoFileError):
         return TrainerFailure(place.missing, f"{uri} is not a regular file.")
-    return _of_the_system(error, uri, place, claim) if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or isinstance(error, OwnDiskError):
+        return None
+    return None if error.errno is None or error.errno in _OF_THE_POD else _of_the_system(error, uri, place, claim)
 
 
-def _of_the_system(error: OSError, uri: str, place: Place, claim: str) -> TrainerFailure | None:
+def read_only(failure: TrainerFailure) -> TrainerFailure | None:
+    """Returns what `failure` means if it is the first time that the job writes to the volume, and the volume is
+    read-only; otherwise None. Later, a kernel has turned the volume read-only after an error of its disk, and another
+    pod finds it as it was."""
+    if not isinstance(failure.__cause__, OSError) or failure.__cause__.errno != errno.EROFS:
+        return None
+    return TrainerFailure(
+        FailureReason.OUTPUT_NOT_WRITABLE,
+        "The volume of spec.output.uri is read-only.",
+        "Use a claim with a volume that can be written, with access mode ReadWriteMany.",
+    )
+
+
+def _of_the_system(error: OSError, uri: str, place: Place, claim: str) -> TrainerFailure:
+    """Returns the failure for an error of the file system. It is one of the storage unless the file, the permission or
+    the kind of the file system is the cause: file systems of networks answer with any number."""
     if error.errno in _NO_FILE:
         return TrainerFailure(place.missing, f"There is no file {uri}.")
-    if error.errno == errno.EROFS:
+    if error.errno == errno.EEXIST:
+        return TrainerFailure(place.denied, f"{uri} cannot be written, because a folder in it is a file.")
+    if error.errno == errno.EFBIG:
         return TrainerFailure(
             place.denied,
-            f"The volume of {claim} is read-only, so {uri} cannot be written.",
-            "Use a claim with a volume that can be written, with access mode ReadWriteMany.",
+            f"The file system of the volume of {claim} has no files as large as {uri} ({error.strerror}).",
+            "Use a claim with a file system for larger files, or an s3:// URI.",
         )
     if error.errno in _UNSUPPORTED and place is OUTPUT:
         return TrainerFailure(
@@ -77,13 +86,11 @@ def _of_the_system(error: OSError, uri: str, place: Place, claim: str) -> Traine
             f"The volume of {claim} does not allow user {os.getuid()} of the pod to use {uri} ({error.strerror}).",
             f"Give this user, or the group {os.getgid()}, the permission for the file and its folders.",
         )
-    if error.errno in _BROKEN:
-        return TrainerFailure(
-            FailureReason.STORAGE_UNAVAILABLE,
-            f"The volume of {claim} failed while {uri} was used ({error.strerror}).",
-            f"Check the storage behind {claim}.",
-        )
-    return None
+    return TrainerFailure(
+        FailureReason.STORAGE_UNAVAILABLE,
+        f"The volume of {claim} failed while {uri} was used ({error.strerror}).",
+        f"Check the storage behind {claim}.",
+    )
 
 
 def _not_mounted(claim: str, uri: str, in_a_pod: bool) -> TrainerFailure:

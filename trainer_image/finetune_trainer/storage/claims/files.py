@@ -3,6 +3,8 @@
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +13,10 @@ from finetune_api.bundle import Bundle
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import attended
 from finetune_trainer.storage.claims.failures import failure_of_claim
+from finetune_trainer.storage.claims.leftovers import delete_unfinished
+from finetune_trainer.storage.claims.own_disk import of_own_disk, parts_of
 from finetune_trainer.storage.claims.paths import Volume, volume_of
-from finetune_trainer.storage.claims.writes import link, put, remove, remove_empty
+from finetune_trainer.storage.claims.writes import PARTIAL, link, name_of_partial, put, remove, remove_empty
 from finetune_trainer.storage.files import COPY_BYTES, Place, everywhere
 
 SAMPLE_BYTES = 1024 * 1024
@@ -76,9 +80,11 @@ class ClaimFiles:
         yield from sorted((uri, file.size) for uri, file in named)
 
     def download(self, uri: str, to: Path, advance: Callable[[int], None]) -> None:
-        with self._open(uri) as file, to.open("wb") as copy:
+        with self._open(uri) as file, ExitStack() as until_closed:
+            copy = of_own_disk(lambda: to.open("wb"))
+            until_closed.callback(of_own_disk, copy.close)
             while data := file.read(COPY_BYTES):
-                copy.write(data)
+                of_own_disk(partial(copy.write, data))
                 advance(len(data))
 
     def failure(self, error: Exception, uri: str, place: Place) -> TrainerFailure | None:
@@ -92,24 +98,36 @@ class ClaimFiles:
         self.send(lambda: path.open("rb"), uri, advance)
 
     def send(self, open: Callable[[], BinaryIO], uri: str, advance: Callable[[int], None]) -> None:
-        def fill(file: BinaryIO) -> None:
-            with open() as stream:
-                while data := stream.read(COPY_BYTES):
-                    file.write(data)
-                    advance(len(data))
-
-        put(*self._own(uri), fill)
+        self._put(lambda: parts_of(open), uri, advance)
 
     def copy(self, uri: str, to: str, advance: Callable[[int], None]) -> None:
         volume, path, work = self._own(to)
         if link(volume, volume_of(uri, self._mounts)[1], path, work):
             advance(self.size(to) or 0)
         else:
-            self.send(lambda: self.open(uri), to, advance)
+            self._put(lambda: self._parts(uri), to, advance)
+
+    def _put(self, parts: Callable[[], Iterable[bytes]], uri: str, advance: Callable[[int], None]) -> None:
+        def fill(file: BinaryIO) -> None:
+            for data in parts():
+                file.write(data)
+                advance(len(data))
+
+        put(*self._own(uri), fill)
+
+    def _parts(self, uri: str) -> Iterator[bytes]:
+        with self._open(uri) as file:
+            while data := file.read(COPY_BYTES):
+                yield data
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
             remove(*self._inside(uri))
+
+    def delete_leftovers(self, uri: str, is_unfinished: Callable[[bytes], bool]) -> None:
+        others = self.list(f"{self._work}/{PARTIAL}", enters=lambda folder: False)
+        self.delete([found for found, _ in others if not found.startswith(f"{self._work}/{name_of_partial()}")])
+        delete_unfinished(*self._own(uri), is_unfinished)
 
     def prune(self, folder: str) -> None:
         remove_empty(*self._inside(folder))

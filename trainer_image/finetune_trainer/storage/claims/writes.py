@@ -6,21 +6,39 @@ import errno
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shutil import copyfileobj
 from typing import BinaryIO
 
 from finetune_trainer.pod.liveness.heartbeat import attended
+from finetune_trainer.pod.rank import own_pod
+from finetune_trainer.storage.claims.own_disk import OwnDiskError
 from finetune_trainer.storage.claims.paths import Volume
 
 TRIES = 3
+PARTIAL = "partial-"
+"""Begins the name of a file that is not whole yet. The pod that writes it follows."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_REMOVED = {errno.ENOENT, errno.ESTALE}
+"""What follows if another pod has removed the partial file of this one, which it takes for one of a killed pod, or an
+empty folder. ESTALE is what NFS answers."""
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 """What file systems without hard links answer, such as SMB and some that keep their files in an object storage."""
 
 
 class FullError(Exception):
     """The volume has no space left, or its quota is used up."""
+
+
+def name_of_partial() -> str:
+    """Returns how the names of this pod's partial files begin."""
+    return f"{PARTIAL}{own_pod()}-"
+
+
+def new_partial(work: Path) -> Path:
+    """Returns the place of another partial file of this pod in the folder `work`."""
+    return work / f"{name_of_partial()}{uuid.uuid4().hex}"
 
 
 def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object], if_absent: bool = False) -> bool:
@@ -31,21 +49,28 @@ def put(volume: Volume, path: str, work: str, fill: Callable[[BinaryIO], object]
     for last in (False,) * (TRIES - 1) + (True,):
         try:
             return _put(volume.entry(path), volume.place(work), fill, if_absent)
-        except FileNotFoundError:  # somebody has removed an empty folder in between
-            if last:
-                raise
+        except OwnDiskError:
+            raise
         except OSError as error:
             if error.errno in _FULL:
                 raise FullError from error
-            raise
+            if last or error.errno not in _REMOVED:
+                raise
     raise AssertionError("unreachable")
 
 
 def link(volume: Volume, source: str, path: str, work: str) -> bool:
     """Gives the file at `source` the name `path` too, in place of the file there. Needs no space: nothing writes into a
     file that exists. Returns False if the file system has no hard links. Raises OutsideError or OSError."""
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError):  # another pod has removed the partial file, or an empty folder
+            return _link(volume, source, path, work)
+    return _link(volume, source, path, work)
+
+
+def _link(volume: Volume, source: str, path: str, work: str) -> bool:
     place, folder = volume.entry(path), volume.place(work)
-    part = folder / f"partial-{uuid.uuid4().hex}"
+    part = new_partial(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part.hardlink_to(volume.place(source))
@@ -58,7 +83,7 @@ def link(volume: Volume, source: str, path: str, work: str) -> bool:
         return False
     finally:
         part.unlink(missing_ok=True)
-        _ = _removed(folder) and _removed(folder.parent)
+        _ = removed(folder) and removed(folder.parent)
     return True
 
 
@@ -69,7 +94,7 @@ def remove(root: Path, path: str) -> None:
     deleted = next((folder for folder in reversed(inside) if folder.is_symlink()), place)
     deleted.unlink(missing_ok=True)
     for folder in deleted.parents:
-        if folder not in inside or not _removed(folder):
+        if folder not in inside or not removed(folder):
             break
 
 
@@ -84,9 +109,9 @@ def remove_empty(root: Path, path: str) -> None:
         for link in (each for name in (*inner, *files) if (each := Path(walked) / name).is_symlink()):
             link.unlink(missing_ok=True)
         if Path(walked) != root:
-            _removed(Path(walked))
+            removed(Path(walked))
     for folder in inside:
-        if not _removed(folder) and folder.exists():
+        if not removed(folder) and folder.exists():
             break
 
 
@@ -102,14 +127,14 @@ def make_durable(file: BinaryIO) -> None:
 
 
 def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
-    part = work / f"partial-{uuid.uuid4().hex}"
+    part = new_partial(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             fill(file)
             make_durable(file)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if if_absent and not _placed_as_new(part, place):
+        if if_absent and not placed_as_new(part, place):
             return False
         if not if_absent:
             part.replace(place)
@@ -117,10 +142,10 @@ def _put(place: Path, work: Path, fill: Callable[[BinaryIO], object], if_absent:
         return True
     finally:
         part.unlink(missing_ok=True)
-        _ = _removed(work) and _removed(work.parent)
+        _ = removed(work) and removed(work.parent)
 
 
-def _placed_as_new(part: Path, place: Path) -> bool:
+def placed_as_new(part: Path, place: Path) -> bool:
     """Gives the file `part` the name `place` too. Returns False if that exists."""
     try:
         place.hardlink_to(part)
@@ -135,7 +160,11 @@ def _placed_as_new(part: Path, place: Path) -> bool:
 
 
 def _copied_as_new(part: Path, place: Path) -> bool:
-    """Copies `part` to `place`. Returns False if that exists. Files that are written so are small."""
+    """Copies `part` to `place`. Returns False if that exists. Files that are written so are small.
+
+    Whoever finds a copy that stays half may remove it (`leftovers`), so the copy is looked at when it is written.
+    Raises OSError ESTALE if it is not there any more."""
+    content = part.read_bytes()
     try:
         copy = place.open("xb")
     except FileExistsError:
@@ -145,12 +174,16 @@ def _copied_as_new(part: Path, place: Path) -> bool:
             copyfileobj(file, copy)
             make_durable(copy)
     except BaseException:
-        place.unlink()  # a half manifest would belong to no job for ever
+        with suppress(OSError):
+            if content.startswith(place.read_bytes()):
+                place.unlink()  # a half manifest keeps the other pods waiting
         raise
+    if not (place.is_file() and place.read_bytes() == content):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return True
 
 
-def _removed(folder: Path) -> bool:
+def removed(folder: Path) -> bool:
     """Removes a folder if it is empty. Returns whether it did."""
     try:
         folder.rmdir()

@@ -137,6 +137,9 @@ class HubFiles:
         for uri in uris:
             _never_written(uri)
 
+    def delete_leftovers(self, uri: str, is_unfinished: Callable[[bytes], bool]) -> None:
+        """Does nothing: a file is whole or not there."""
+
     def prune(self, folder: str) -> None:
         """Folders are only parts of names."""
 

@@ -158,6 +158,9 @@ class S3Files:
             bucket, key = split(uri)
             self._client.delete_object(Bucket=bucket, Key=key)
 
+    def delete_leftovers(self, uri: str, is_unfinished: Callable[[bytes], bool]) -> None:
+        """Does nothing: a file is whole or not there."""
+
     def prune(self, folder: str) -> None:
         """Folders are only parts of names."""
 

@@ -84,9 +84,11 @@ class Checkpoints:
         wanted = due and not self._background.busy and self._has_room(trainee)
         if not agreed_to_copy(trainee, wanted):
             return
+        # Not inside the try: the other ranks send their shards until this one has them all, so its error must end it.
+        gathered = self._gathered(trainee) if trains_shards(trainee.model) else None
         uncopied = None
         try:
-            uncopied = self._take(trainee)
+            uncopied = self._take(trainee, gathered)
         except Exception as error:
             tell_failed(step, error)
         self._account.tried(step)
@@ -106,13 +108,17 @@ class Checkpoints:
         tell_no_room(trainee.step, size)
         return False
 
-    def _take(self, trainee: Trainee) -> int | None:
-        """Starts the upload of a copy. Without memory for a copy, it waits for the upload, and returns the size of the
-        state in bytes."""
+    def _gathered(self, trainee: Trainee) -> Mapping[str, Tensor]:
+        """Returns a copy of the whole state. All ranks send their shards meanwhile."""
+        return self._copies.copy(live_state(trainee.model, trainee.optimizer)[0])
+
+    def _take(self, trainee: Trainee, gathered: Mapping[str, Tensor] | None) -> int | None:
+        """Starts the upload of a copy, which is `gathered` if the weights are sharded. Without memory for a copy, it
+        waits for the upload, and returns the size of the state in bytes."""
         tensors, numbers = live_state(trainee.model, trainee.optimizer)
         size = bytes_of(tensors)
-        if self._copies.has_room(size):
-            self._uploads.start(trainee, self._copies.copy(tensors), numbers)
+        if gathered is not None or self._copies.has_room(size):
+            self._uploads.start(trainee, gathered or self._copies.copy(tensors), numbers)
             return None
         self._uploads.start(trainee, tensors, numbers)
         # The weights must not change before they are uploaded. After SIGTERM no step follows.

@@ -233,6 +233,18 @@ def test_preflight_tells_why_the_output_cannot_be_written(
     assert caught.value.reason is reason
 
 
+def test_a_volume_that_turns_read_only_later_is_a_failure_of_the_platform(
+    storage: JobStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel does that after an error of the disk. The preflight has written to the volume, and another pod mounts it
+    again."""
+    check_output(bundle(), storage)
+    monkeypatch.setattr(os, "fsync", no_link(errno.EROFS))
+    with pytest.raises(TrainerFailure, match="Check the storage behind") as caught:
+        storage.send(lambda: io.BytesIO(b"weights"), join(OUTPUT, "w"))
+    assert caught.value.reason is FailureReason.STORAGE_UNAVAILABLE
+
+
 def test_a_full_disk_of_the_pod_is_not_taken_for_a_full_volume(storage: JobStorage, tmp_path: Path) -> None:
     storage.write_bytes(join(OUTPUT, "a"), b"1")
     (tmp_path / "to").mkdir()
