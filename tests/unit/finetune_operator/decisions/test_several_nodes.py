@@ -19,7 +19,7 @@ from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import Claim
 from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
-from finetune_operator.observed.world import World
+from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, pod, saying, validated, with_status
@@ -189,6 +189,24 @@ def test_every_pod_is_on_record_with_its_node_and_all_gpus_are_billed() -> None:
     assert (ended["lastStep"], ended["checkpointStep"]) == (7, 5), "only rank 0 knows of the checkpoints"
     assert avoided_after([Attempt.model_validate(ended)]) == ["n1"]
     assert attempts(reconcile(with_status(failed, plan), NOW + HOUR))[0] == ended, "nothing is billed twice"
+
+
+def test_a_result_that_any_pod_has_stored_is_progress() -> None:
+    """Rank 0 has written its share of the answers in an earlier attempt, and stores nothing more."""
+    first, second = (
+        TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=results) for results in (3, 5)
+    )
+    stopping = two(on(0, "Failed", exit_code=33, finished=NOW, termination=first), on(1), failed=True)
+    stopping = replace(stopping, progress=Progress(1, kept_results=4))
+    plan = reconcile(stopping, NOW)
+    assert attempts(plan)[0]["keptResults"] == 4, "a smaller number of the first pod takes nothing back"
+    stopped = two(
+        on(0, "Failed", exit_code=33, finished=NOW, termination=first),
+        on(1, "Failed", exit_code=33, finished=NOW, termination=second),
+        failed=True,
+    )
+    (ended,) = attempts(reconcile(with_status(stopped, plan), NOW))
+    assert (ended["keptResults"], ended["progressed"]) == (5, True)
 
 
 def test_a_budget_counts_the_gpus_of_all_pods() -> None:
