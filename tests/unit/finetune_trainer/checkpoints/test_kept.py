@@ -304,7 +304,8 @@ def test_an_attempt_tells_what_other_ranks_have_stored_in_an_earlier_one(
     place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else an attempt in which rank 0 has nothing to write would seem to stand still."""
-    first, other = (opened(place, "a", tmp_path / rank, each, monkeypatch) for rank, each in (("0", counts), ("1", [])))
+    first = opened(place, "a", tmp_path / "0", counts, monkeypatch)
+    other = opened(place, "a", tmp_path / "1", list[int](), monkeypatch)
     assert first.keep("tuned.rank0of2.answers0", {"f": b"1"})
     assert other.keep("tuned.rank1of2.answers0", {"f": b"2"})
     assert counts == [1]
