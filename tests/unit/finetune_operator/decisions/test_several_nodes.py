@@ -191,22 +191,18 @@ def test_every_pod_is_on_record_with_its_node_and_all_gpus_are_billed() -> None:
     assert attempts(reconcile(with_status(failed, plan), NOW + HOUR))[0] == ended, "nothing is billed twice"
 
 
-def test_a_result_that_any_pod_has_stored_is_progress() -> None:
-    """Rank 0 has written its share of the answers in an earlier attempt, and stores nothing more."""
-    first, second = (
-        TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=results) for results in (3, 5)
-    )
-    stopping = two(on(0, "Failed", exit_code=33, finished=NOW, termination=first), on(1), failed=True)
-    stopping = replace(stopping, progress=Progress(1, kept_results=4))
-    plan = reconcile(stopping, NOW)
-    assert attempts(plan)[0]["keptResults"] == 4, "a smaller number of the first pod takes nothing back"
-    stopped = two(
-        on(0, "Failed", exit_code=33, finished=NOW, termination=first),
-        on(1, "Failed", exit_code=33, finished=NOW, termination=second),
-        failed=True,
-    )
-    (ended,) = attempts(reconcile(with_status(stopped, plan), NOW))
-    assert (ended["keptResults"], ended["progressed"]) == (5, True)
+@pytest.mark.parametrize(("by_status", "by_pods", "known"), [(4, (3, 5), 5), (None, (None, 5), 5), (4, (3, None), 4)])
+def test_a_result_that_any_pod_has_stored_is_progress(
+    by_status: int | None, by_pods: tuple[int | None, int | None], known: int
+) -> None:
+    """Rank 0 may have written its share of the answers in an earlier attempt, and then stores nothing more."""
+    stopped = [
+        TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=results) for results in by_pods
+    ]
+    pods = [on(i, "Failed", exit_code=33, finished=NOW, termination=each) for i, each in enumerate(stopped)]
+    world = replace(two(*pods, failed=True), progress=Progress(1, kept_results=by_status))
+    (ended,) = attempts(reconcile(world, NOW))
+    assert (ended["keptResults"], ended["progressed"]) == (known, True)
 
 
 def test_a_budget_counts_the_gpus_of_all_pods() -> None:
