@@ -5,7 +5,7 @@ from another run is not used, and the log says why."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
-from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod.failure import Cancelled, PeerFailed, StopRequested, Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.liveness.heartbeat import quiet_work
 from finetune_trainer.pod.progress import MEGABYTE, Progress
 from finetune_trainer.pod.rank import own_pod
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class _Missing:
-    """A result that the storage did not take. `results`: where it belongs. `then`: see `KeptResults.keep`."""
+    """A result that the storage has not taken yet. `results`: where it belongs. `then`: see `KeptResults.keep`."""
 
     results: "KeptResults"
     name: str
@@ -85,12 +85,14 @@ class KeptResults:
     ) -> None:
         """`uri`: the folder of all results. `facts`: what determines them. `scratch`: a folder for downloads.
 
-        `counted`: called after each result that this attempt writes, with the number of complete results in the folder.
-        Results of earlier attempts count too, so that the number grows only if this attempt adds something."""
+        `counted`: called after each result that this rank writes, and by `count`, with the number of complete results
+        in the folder, as far as this rank knows. Results of earlier attempts count too, so that the number grows only
+        if this attempt adds something."""
         self._storage, self._uri, self._attempt, self._facts, self._scratch = storage, uri, attempt, facts, scratch
         self._counted, self._written = counted, set[str]()
         self._missing: dict[str, _Missing] = {}
-        """The results that the storage did not take, by their places. All copies of this object share them."""
+        """The results that the storage has not taken yet, by their places: also one that is being written, because
+        SIGTERM or the failure of another rank can interrupt it. All copies of this object share them."""
         self._end = _End()
 
     def on(self, **facts: Any) -> "KeptResults":
@@ -148,12 +150,12 @@ class KeptResults:
 
         `again`: whether `keep_missing` tries it again; the files must then stay as they are. `then`: called once it is
         written."""
-        place = self._place(name)
-        self._missing.pop(place, None)
+        self._begin(name, files, again, then)
         try:
             self._write_shown(name, files)
         except TrainerFailure as failure:
-            return self._failed(name, files, failure, again, then)
+            self._lose(name, failure.message)
+            return False
         self._written_now(name, then)
         self.keep_missing()  # the storage works again
         return True
@@ -183,7 +185,7 @@ class KeptResults:
             raise
         except (Exception, PeerFailed, StopRequested):
             if self._missing:
-                with stop_deferred():
+                with suppress(StopRequested), stop_deferred():  # why the work has ended is told, not a stop after it
                     self._keep_missing_last()
             raise
 
@@ -193,12 +195,14 @@ class KeptResults:
             try:
                 if missing.results._write_within(missing.name, missing.files, left):
                     self._found_its_place(place)
-            except TrainerFailure:  # the first failure was told
+            except TrainerFailure:
                 sleep(min(PAUSE_SECONDS, self.seconds_at_the_end()))
+        for missing in self._missing.values():
+            missing.results._lose_at_the_end(missing.name)
 
     def _found_its_place(self, place: str) -> None:
         """Tells that a result which was missing is written now."""
-        missing = self._missing.pop(place)
+        missing = self._missing[place]
         print(f"{place} is stored now. A later attempt will not have to repeat it.", flush=True)
         missing.results._written_now(missing.name, missing.then)
 
@@ -212,47 +216,54 @@ class KeptResults:
     ) -> bool:
         """Writes a result like `keep`, but gives up after `seconds`, and when the pod has to end. No other result can
         be written after that. `again`, `then`: see `keep`."""
+        self._begin(name, files, again, then)
         try:
             written = self._write_within(name, files, seconds)
         except TrainerFailure as failure:
-            return self._failed(name, files, failure, again, then)
+            self._lose(name, failure.message)
+            return False
         if written:
             self._written_now(name, then)
         else:
-            self._lose(name, "the storage did not answer before the pod had to end.")
+            self._lose_at_the_end(name)
         return written
 
     def _write_within(self, name: str, files: Mapping[str, Content], seconds: float) -> bool:
-        """Writes a result in a thread. Returns whether it ended within `seconds`. Raises TrainerFailure as JobStorage
+        """Writes a result in a thread. Returns whether it ended within `seconds`. Raises TrainerFailure as `_write`
         does."""
         failed, background = list[TrainerFailure](), Background()
 
         def write(advance: Callable[[int], None]) -> None:
             try:
                 self._write(name, files, advance)
-            except TrainerFailure as failure:
-                failed.append(failure)
+            except Cancelled:
+                raise
+            except BaseException as error:  # a thread that dies would look like one that has written
+                failed.append(failure_of(error))
 
-        with quiet_work(PATIENCE_SECONDS):  # of the requests, which are in the other thread
-            background.start(write)
-            ended = background.wait(seconds)
-        if not ended:
-            background.cancel(0)
-        elif failed:
+        ended = False
+        try:
+            with quiet_work(PATIENCE_SECONDS):  # of the requests, which are in the other thread
+                background.start(write)
+                ended = background.wait(seconds)
+        finally:
+            if not ended:
+                background.cancel(0)
+        if failed and ended:
             raise failed[0]
         return ended
 
-    def _failed(
-        self, name: str, files: Mapping[str, Content], failure: TrainerFailure, again: bool, then: Callable[[], None]
-    ) -> bool:
-        """Tells that a result was not written, and notes it for `keep_missing` if `again`. Returns False."""
-        self._lose(name, failure.message)
+    def _begin(self, name: str, files: Mapping[str, Content], again: bool, then: Callable[[], None]) -> None:
+        """Notes for `keep_missing` that a result has to be written, if `again`."""
         if again:
             self._missing[self._place(name)] = _Missing(self, name, files, then)
-        return False
 
     def _written_now(self, name: str, then: Callable[[], None]) -> None:
-        self._count(name)
+        """Notes and tells that a result is written."""
+        place = self._place(name)
+        self._missing.pop(place, None)
+        self._written.add(place.removeprefix(join(self._uri, "")))
+        self.count()
         then()
 
     def _write_shown(self, name: str, files: Mapping[str, Content]) -> None:
@@ -260,19 +271,27 @@ class KeptResults:
         self._write(name, files, Progress(f"Storing {self._place(name)}", "MB", divisor=MEGABYTE).advance)
 
     def _write(self, name: str, files: Mapping[str, Content], advance: Callable[[int], None]) -> None:
-        """Writes a result. `advance`: see `write_folder`. Raises TrainerFailure as JobStorage does."""
+        """Writes a result. `advance`: see `write_folder`. Raises TrainerFailure for every error."""
         uri, writer = self._place(name), json.dumps({"attempt": self._attempt}).encode()
-        self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
-        write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
+        try:
+            self._storage.delete_prefix(uri)  # outside Kubernetes the attempts of a job have the same name
+            write_folder(self._storage, uri, {**files, WRITER: writer}, self._facts, advance)
+        except (Cancelled, TrainerFailure):
+            raise
+        except Exception as error:  # no error of a storage is worth the work of the attempt
+            raise failure_of(error) from error
 
-    def _count(self, name: str) -> None:
-        """Tells how many results are complete, now that this one was written."""
+    def count(self) -> None:
+        """Tells how many results are complete: those that were there when this attempt first looked, of all ranks, and
+        those that this rank has written."""
         earlier = {path.partition("/")[0] for path in self._files if path.endswith(f"/{MANIFEST}")}
-        self._written.add(self._place(name).removeprefix(join(self._uri, "")))
         self._counted(len(earlier | self._written))
 
     def _place(self, name: str) -> str:
         return join(self._uri, f"{name}-{own_pod()}")
+
+    def _lose_at_the_end(self, name: str) -> None:
+        self._lose(name, "the storage did not answer before the pod had to end.")
 
     def _lose(self, name: str, why: str) -> None:
         uri = self._place(name)

@@ -6,7 +6,7 @@ for bit to those of an attempt that was not interrupted."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from time import monotonic
 
@@ -93,7 +93,7 @@ class KeptAnswers:
         except Superseded:
             raise
         except (Exception, PeerFailed, StopRequested):
-            with stop_deferred():
+            with suppress(StopRequested), stop_deferred():  # why the work has ended is told, not a stop after it
                 self._keep_last()
             raise
 

@@ -66,7 +66,12 @@ def of_tuned(kept: KeptResults, weights: Path) -> KeptMeasurements:
     """Returns the measurements of the tuned model with the weights in the folder `weights`.
 
     An attempt that has to train again can end with weights that differ by rounding, for example on another GPU. It does
-    not take over the measurements of the earlier ones."""
+    not take over the measurements of the earlier ones.
+
+    Rank 0 tells how many results there are. If it has written its share of the answers, and is stopped while others
+    write theirs, what they have stored counts in the next attempt at the latest."""
+    if is_first():
+        kept.count()
     digest = hashlib.sha256()
     digest.update(b"".join(bytes.fromhex(sha256) for sha256 in on_first(lambda: _digests(weights))))
     return KeptMeasurements(kept.on(**{"the digest of the tuned weights": digest.hexdigest()}), "tuned")

@@ -95,7 +95,8 @@ def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMe
 
     It is that of the rank that failed first. A rank that only lost another one comes last. The message is that of rank
     0 if it reports the same reason, because only rank 0 knows of the checkpoints. But a rank that stalled while it
-    waited for a silent one names the wrong rank."""
+    waited for a silent one names the wrong rank. Each rank counts the results that it has kept itself: the largest
+    number is told."""
     first = next((end for end in ends if end.rank == 0), None)
     failed = [end for end in ends if end.code]
     if first is not None and (first.code == 0 or not failed):
@@ -107,6 +108,8 @@ def outcome(ends: Sequence[Ended], published: bool = False, cause: TerminationMe
     if first and first.reason == told.reason:
         said = (told if told.is_silent else first).message.message
         told = replace(told, message=first.message.model_copy(update={"message": said}))
+    kept = max((end.message.kept_results or 0 for end in ends), default=0)
+    told = replace(told, message=told.message.model_copy(update={"kept_results": kept or None}))
     if cause is None or causes:
         return told
     return replace(told, message=told.message.model_copy(update={"reason": cause.reason, "message": cause.message}))

@@ -271,13 +271,16 @@ def _told(world: World, record: Attempt) -> dict[str, str | int]:
     # Only rank 0, in the first pod, knows of the checkpoints.
     pod, first = run.pod, next((pod for pod in run.on_nodes if pod.index == 0), run.pod)
     told = first.termination if first else None
+    # The pod of each node counts the results that its own ranks have stored.
+    counts = [each.termination.kept_results for each in run.on_nodes if each.termination]
+    kept = max(count or 0 for count in (*counts, progress.kept_results, record.kept_results))
     found: dict[str, str | int | None] = {
         "exit_code": pod.exit_code if pod else None,
         "stage": stage_of(world, record) if record.start_time else None,
         "resumed_from_step": progress.resumed_from_step,
         "last_step": (told.step if told else None) or progress.step,
         "checkpoint_step": (told.checkpoint_step if told else None) or progress.checkpoint_step,
-        "kept_results": (told.kept_results if told else None) or progress.kept_results,
+        "kept_results": kept or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

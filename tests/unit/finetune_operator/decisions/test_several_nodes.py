@@ -19,7 +19,7 @@ from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import Claim
 from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
-from finetune_operator.observed.world import World
+from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import NOW, PROFILE, SPEC, UID, fresh, pod, saying, validated, with_status
@@ -189,6 +189,20 @@ def test_every_pod_is_on_record_with_its_node_and_all_gpus_are_billed() -> None:
     assert (ended["lastStep"], ended["checkpointStep"]) == (7, 5), "only rank 0 knows of the checkpoints"
     assert avoided_after([Attempt.model_validate(ended)]) == ["n1"]
     assert attempts(reconcile(with_status(failed, plan), NOW + HOUR))[0] == ended, "nothing is billed twice"
+
+
+@pytest.mark.parametrize(("by_status", "by_pods", "known"), [(4, (3, 5), 5), (None, (None, 5), 5), (4, (3, None), 4)])
+def test_a_result_that_any_pod_has_stored_is_progress(
+    by_status: int | None, by_pods: tuple[int | None, int | None], known: int
+) -> None:
+    """Rank 0 may have written its share of the answers in an earlier attempt, and then stores nothing more."""
+    stopped = [
+        TerminationMessage(reason=FailureReason.PREEMPTED, message="M.", kept_results=results) for results in by_pods
+    ]
+    pods = [on(i, "Failed", exit_code=33, finished=NOW, termination=each) for i, each in enumerate(stopped)]
+    world = replace(two(*pods, failed=True), progress=Progress(1, kept_results=by_status))
+    (ended,) = attempts(reconcile(world, NOW))
+    assert (ended["keptResults"], ended["progressed"]) == (known, True)
 
 
 def test_a_budget_counts_the_gpus_of_all_pods() -> None:

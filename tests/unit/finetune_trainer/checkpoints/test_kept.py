@@ -1,5 +1,9 @@
 """The number of kept results, by which the operator sees that an attempt made progress."""
 
+import errno
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
@@ -8,8 +12,10 @@ import pytest
 
 from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints import kept as module
+from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.kept import KeptResults
-from finetune_trainer.pod.failure import StopRequested, Superseded, TrainerFailure
+from finetune_trainer.pod import termination
+from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import beats, patience
 from finetune_trainer.storage.files import PATIENCE_SECONDS
 from finetune_trainer.storage.job_storage import JobStorage
@@ -178,3 +184,130 @@ def test_a_result_that_a_thread_writes_may_wait_for_the_storage_as_long_as_any_o
     assert kept.keep_last("trained", {"f": b"1"}, seconds=60)
     assert {*allowed} == {PATIENCE_SECONDS}
     assert patience(None) < PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EHOSTUNREACH, "No route to host"), ValueError("I/O on a closed file")])
+@pytest.mark.parametrize("last", [False, True], ids=["keep", "keep_last"])
+def test_a_result_is_missing_whatever_the_error_of_the_storage_is(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch, error: Exception, last: bool
+) -> None:
+    """A thread that dies of an error must not look like one that has written the result."""
+
+    def broken(*_: object) -> NoReturn:
+        raise error
+
+    kept, then = opened(place, "a", tmp_path, counts, monkeypatch), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStorage, "send", broken)
+        if last:
+            written = kept.keep_last("trained", {"f": b"1"}, 60, again=True, then=lambda: then.append("told"))
+        else:
+            written = kept.keep("trained", {"f": b"1"}, then=lambda: then.append("told"))
+        kept.keep_missing()
+    assert (written, counts, then) == (False, [], [])
+    kept.keep_missing()
+    assert (counts, then) == ([1], ["told"])
+    assert opened(place, "b", tmp_path, counts, monkeypatch).find("trained") is not None
+
+
+@pytest.mark.parametrize(
+    "end", [StopRequested(), PeerFailed(TrainerFailure(FailureReason.PEER_LOST, "The connection broke."))]
+)
+def test_a_result_whose_writing_is_interrupted_is_written_before_the_pod_ends(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    kept, then, send, ends = (
+        opened(place, "a", tmp_path, counts, monkeypatch),
+        list[str](),
+        JobStorage.send,
+        iter([end]),
+    )
+
+    def interrupted(self: JobStorage, *arguments: object) -> None:
+        if now := next(ends, None):
+            raise now
+        send(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobStorage, "send", interrupted)
+    with pytest.raises(type(end)), kept.missing_kept_at_the_end():
+        kept.keep("base", {"f": b"1"}, then=lambda: then.append("base"))
+    assert (counts, then) == ([1], ["base"])
+    assert opened(place, "b", tmp_path, counts, monkeypatch).find("base") is not None
+
+
+def test_a_writing_that_is_interrupted_while_a_thread_does_it_is_done_again_before_the_pod_ends(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, wait, ends = opened(place, "a", tmp_path, counts, monkeypatch), Background.wait, iter([StopRequested()])
+
+    def interrupted(self: Background, seconds: float) -> bool:
+        if now := next(ends, None):
+            raise now
+        return wait(self, seconds)
+
+    monkeypatch.setattr(Background, "wait", interrupted)
+    with pytest.raises(StopRequested), kept.missing_kept_at_the_end():
+        kept.keep_last("trained", {"f": b"1"}, 60, again=True)
+    assert counts == [1]
+    assert opened(place, "b", tmp_path, counts, monkeypatch).find("trained") is not None
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(termination._Stop, "requested", False)
+    before = signal.getsignal(signal.SIGTERM)
+    termination.handle_sigterm()
+    yield
+    termination._Stop.unreported.clear()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handled")
+def test_the_failure_of_the_work_is_told_also_if_a_missing_result_is_written_after_sigterm(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, stored = (
+        opened(place, "a", tmp_path, counts, monkeypatch),
+        "It stopped after step 5. Its checkpoint is stored.",
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(JobStorage, "send", down)
+        assert not kept.keep("base", {"f": b"1"})
+    with pytest.raises(TrainerFailure, match=stored), kept.missing_kept_at_the_end():  # noqa: PT012
+        with pytest.raises(StopRequested):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise TrainerFailure(FailureReason.PREEMPTED, stored)
+    assert counts == [1]
+
+
+def test_results_that_were_never_written_are_told_at_the_end(
+    place: Place,
+    tmp_path: Path,
+    counts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+
+    def interrupted(*_: object) -> NoReturn:
+        monkeypatch.setattr(JobStorage, "send", down)
+        raise StopRequested
+
+    monkeypatch.setattr(JobStorage, "send", interrupted)
+    monkeypatch.setattr(module, "LAST_UPLOAD_SECONDS", 0.05)
+    with pytest.raises(StopRequested), kept.missing_kept_at_the_end():
+        kept.keep("base", {"f": b"1"})
+    assert "before the pod had to end." in capsys.readouterr().out
+
+
+def test_an_attempt_tells_what_other_ranks_have_stored_in_an_earlier_one(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an attempt in which rank 0 has nothing to write would seem to stand still."""
+    first = opened(place, "a", tmp_path / "0", counts, monkeypatch)
+    other = opened(place, "a", tmp_path / "1", list[int](), monkeypatch)
+    assert first.keep("tuned.rank0of2.answers0", {"f": b"1"})
+    assert other.keep("tuned.rank1of2.answers0", {"f": b"2"})
+    assert counts == [1]
+    opened(place, "b", tmp_path, counts, monkeypatch).count()
+    assert counts == [1, 2]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ from finetune_trainer.evaluation.generation import write_answers
 from finetune_trainer.evaluation.kept_answers import KeptAnswers
 from finetune_trainer.evaluation.scoring import Evaluator
 from finetune_trainer.model.parameters.loading import greedy_generation
+from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.statistics.measurements import Answer
 from finetune_trainer.storage.job_storage import open_storage
@@ -56,6 +58,7 @@ def attempt(
         facts: str = "these",
         counted: Callable[[int], None] = lambda results: None,
         ending: BaseException | type[BaseException] = Interrupted,
+        raised: list[BaseException] | None = None,
     ) -> tuple[list[Answer], list[list[int]]]:
         answered: list[list[int]] = []
 
@@ -81,8 +84,10 @@ def attempt(
             try:
                 with log.kept_at_the_end():
                     found = write_answers("it", model, tokenizer, asked, [""] * len(asked), 80, settings, log)
-            except (StopRequested, last):
+            except (StopRequested, last) as error:
                 found = []
+                if raised is not None:
+                    raised.append(error)
         return found, answered
 
     return run
@@ -196,6 +201,19 @@ def test_sigterm_does_not_wait_for_a_storage_that_does_not_answer(
     answers.set()
     assert "the storage did not answer before the pod had to end." in capsys.readouterr().out
     assert attempt() == (whole, batches)
+
+
+def test_a_failure_is_told_also_if_the_pod_is_stopped_while_its_answers_are_kept(
+    attempt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(termination._Stop, "requested", False)
+
+    def stopped(results: int) -> None:
+        termination._Stop.requested, termination._Stop.since = True, monotonic()
+
+    raised: list[BaseException] = []
+    attempt(2, every=600.0, ending=LOST, counted=stopped, raised=raised)
+    assert raised == [LOST]
 
 
 def test_answers_of_other_facts_are_not_taken_over(attempt: Callable[..., Any]) -> None:

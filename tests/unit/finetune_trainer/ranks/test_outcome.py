@@ -55,6 +55,20 @@ def test_the_cause_outranks_a_lost_connection_and_rank_0_knows_most(ends: list[E
     assert (exit_code(found), found.message.message) == (code, message)
 
 
+@pytest.mark.parametrize("reason", [CRASHED, PREEMPTED])
+def test_the_results_that_any_rank_has_kept_are_told(reason: FailureReason) -> None:
+    def kept(rank: int, results: int | None) -> Ended:
+        message = TerminationMessage(reason=PREEMPTED, message=f"of rank {rank}", step=7 - rank, kept_results=results)
+        return Ended(rank, 33, message)
+
+    last = Ended(3, 33, TerminationMessage(reason=reason, message="of rank 3"))
+    assert outcome([kept(0, 4), kept(1, 6), kept(2, None), last]).message == TerminationMessage(
+        reason=PREEMPTED, message="of rank 0", step=7, kept_results=6
+    )
+    assert outcome([last, end(0, LOST), kept(1, 6)]).message.kept_results == 6
+    assert outcome([end(0, LOST), last]).message.kept_results is None
+
+
 @pytest.mark.parametrize(
     ("one", "stopping", "alarm"),
     [
