@@ -69,15 +69,15 @@ def _next_step(world: World, now: datetime) -> Plan:
     return _train(world, world.spec, world.profile, history, now)
 
 
-def refused(world: World, message: str, now: datetime) -> Plan:
-    """Return the plan that replaces one with an object that could not be created. Its status tells the tenant why.
-    The status of a job that has ended stays, and an Event tells it.
+def refused(world: World, message: str, now: datetime, reason: str = "CreationRefused") -> Plan:
+    """Return the plan that replaces one with an object that could not be created or deleted. Its status tells the
+    tenant why. The status of a job that has ended stays, and an Event tells it.
 
     `message`: why, and what helps. The refused plan is tried again with growing pauses."""
     if world.is_over:
         return Plan(events=[Event("Warning", "CleanupRefused", message)])
     history = records.history(world, now)
-    return plans.proceed(world, Outlook(State.PENDING, "CreationRefused", message), history, now)
+    return plans.proceed(world, Outlook(State.PENDING, reason, message), history, now)
 
 
 def _follow(world: World, history: History, now: datetime) -> Plan:
