@@ -48,7 +48,7 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
     `counts`: with the end of the last attempt. One that was stopped is no failure, also if it was at a deadline."""
     last = records[-1]
     avoided = avoided_after(records)
-    if was_stopped(last):
+    if last.reason is None or was_stopped(last):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
     in_vain = (counts.in_vain or 0) if is_in_vain(last) else 0

@@ -41,8 +41,9 @@ def holds_since(status: FineTuneJobStatus, type: ConditionType, since: datetime 
 def is_evaluated_since(status: FineTuneJobStatus, since: datetime | None) -> bool:
     """Whether the tuned model was measured at or after `since`, also if it missed a gate."""
     condition = status.condition(ConditionType.EVALUATED)
-    missed = condition is not None and condition.reason == FailureReason.EVALUATION_GATE_FAILED
-    return holds_since(status, ConditionType.EVALUATED, since) or (missed and _is_new(condition, since))
+    if condition is None or not _is_new(condition, since):
+        return False
+    return condition.status == "True" or condition.reason == FailureReason.EVALUATION_GATE_FAILED
 
 
 def _failure(condition: Condition | None, since: datetime | None) -> End | None:
