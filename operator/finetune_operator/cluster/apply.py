@@ -26,6 +26,15 @@ class RefusedError(Exception):
         super().__init__(f"{finding[:FINDING_LENGTH]} {remedy}")
 
 
+class RefusedDeletionError(RefusedError):
+    """The API server refused to delete a Job, for example because of a policy. `is_told`: the status says already why
+    the Job goes, because it was written before."""
+
+    def __init__(self, finding: str, remedy: str, is_told: bool) -> None:
+        super().__init__(finding, remedy)
+        self.is_told = is_told
+
+
 class OtherBundleError(Exception):
     """The job has a bundle already, with another content than the one to be created. It was made before the profile
     was changed. `config_map`: it. The pods must mount what it says."""
@@ -48,8 +57,8 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
 
     Raises OutdatedError if the job has changed since it was observed, RefusedError if a child cannot be created,
-    OtherBundleError if the job has a bundle that was not observed, and NamespaceGoneError if the namespace is being
-    deleted."""
+    RefusedDeletionError if a Job cannot be deleted, OtherBundleError if the job has a bundle that was not observed, and
+    NamespaceGoneError if the namespace is being deleted."""
     if plan.is_final:
         _confirm(api, store, world)
     for body in plan.create:
@@ -71,7 +80,14 @@ def _delete(api: Api, store: Store, world: World, plan: Plan) -> None:
         api.delete("Service", name, world.namespace)
         api.delete("NetworkPolicy", name, world.namespace)
     for name in plan.delete_jobs:
-        api.delete("Job", name, world.namespace)
+        try:
+            api.delete("Job", name, world.namespace)
+        except ApiError as error:
+            if not _is_refusal(error):
+                raise
+            finding = f"The API server refused to delete Job {name}: {error.message.rstrip('. ')}."
+            remedy = remedies.of_refused_deletion(error.message)
+            raise RefusedDeletionError(finding, remedy, is_told=not plan.is_final) from error
         store.forget_run(world.uid, name)
 
 

@@ -36,7 +36,7 @@ def observe_ended(api: Api, store: Store, job: KeptJob, bare: World) -> World | 
     world = replace(
         bare,
         children=tuple(run.run.name for run, _ in runs),
-        had_several_nodes=any(run.run.nodes > 1 for run, _ in runs),
+        had_several_nodes=job.has_several_nodes,
         cleanup=cleanup,
         trainers=(*others, *left),
     )

@@ -11,8 +11,8 @@ from finetune_operator.decisions.status.conditions import seen_again
 from finetune_operator.observed.world import World
 
 WITHOUT_JOBS = timedelta(days=1)
-"""How long after its time to live the bundle of a job without Jobs is deleted, which nobody can see. Else every start
-of the operator would delete that of every job that has ever ended."""
+"""How long after its time to live the other children of a job without Jobs are deleted, which nobody can see. Else
+every start of the operator would delete those of every job that has ever ended."""
 
 
 def after_the_end(world: World, now: datetime) -> Plan:
@@ -34,16 +34,14 @@ def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
         looks = (left, plan.requeue_after)
         return replace(plan, requeue_after=min(look for look in looks if look is not None))
     is_told = world.keep is not None and plan.status is not None
-    is_due = world.keep is None or is_told
-    stays = not is_due or (world.cleanup is not None and world.cleanup.failed)
+    is_kept = world.keep is not None and not is_told
     cleanup = names.cleanup_name(world.name, world.uid)
+    stays = is_kept or (world.cleanup is not None and world.cleanup.failed)
     jobs = [name for name in world.children if not (stays and name == cleanup)]
-    if is_due and (jobs or is_told or -left < WITHOUT_JOBS):
-        plan = replace(plan, delete_config_maps=[names.child_prefix(world.name, world.uid)])
-    return _without(world, plan, jobs)
-
-
-def _without(world: World, plan: Plan, jobs: list[str]) -> Plan:
-    """Return the plan with the deletion of these Jobs, and of what their pods on several nodes needed."""
-    networks = [names.nodes_name(world.name, world.uid)] if jobs and world.had_several_nodes else []
-    return replace(plan, delete_jobs=list(dict.fromkeys((*plan.delete_jobs, *jobs))), delete_networks=networks)
+    is_due = bool(jobs) or is_told or -left < WITHOUT_JOBS
+    return replace(
+        plan,
+        delete_jobs=list(dict.fromkeys((*plan.delete_jobs, *jobs))),
+        delete_config_maps=[names.child_prefix(world.name, world.uid)] if is_due and not is_kept else [],
+        delete_networks=[names.nodes_name(world.name, world.uid)] if is_due and world.had_several_nodes else [],
+    )

@@ -1,5 +1,6 @@
 """Builds the plan of a decision: the status, the Events, and the Jobs that are deleted."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import FailureReason, finding_of, sentence, with_remedy
@@ -33,11 +34,13 @@ def proceed(
     requeue_after: timedelta | None = None,
 ) -> Plan:
     """Return the plan for a job that has not ended. Jobs that must not start a pod again are deleted."""
-    status = operator_status(world, outlook, history, now, create or ())
     ended = [world.attempts[a.number] for a in history.attempts if a.reason and a.number in world.attempts]
     # A sidecar can keep the pod running, and a queue can resume the Job: the preflight would run again.
     is_over = preflights.is_done(world, now) or world.preflight_number in {p.number for p in history.preflights}
     over = world.preflight if is_over else None
+    if world.refused_deletion not in outlook.message:
+        outlook = replace(outlook, message=f"{outlook.message} {world.refused_deletion}")
+    status = operator_status(world, outlook, history, now, create or ())
     return Plan(
         create=create or [],
         delete_jobs=[*live(over, *ended), *_forgotten(world, history)],

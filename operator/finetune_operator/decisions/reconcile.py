@@ -53,7 +53,7 @@ def _next_step(world: World, now: datetime) -> Plan:
         return _stop(world, records.stopped(world, history, stop.reason, stop.message, now), now)
     if last is not None and last.reason is None:
         return _follow(world, history, now)
-    if (end := _end_of_retries(world, history, now)) is not None:
+    if (end := _end_of_retries(world, history, stop, now)) is not None:
         return end
     obstacle = admission.obstacle(world, now)
     if obstacle is not None and obstacle.final:
@@ -70,15 +70,15 @@ def _next_step(world: World, now: datetime) -> Plan:
     return _train(world, world.spec, world.profile, history, now)
 
 
-def refused(world: World, message: str, now: datetime) -> Plan:
-    """Return the plan that replaces one with an object that could not be created. Its status tells the tenant why.
-    The status of a job that has ended stays, and an Event tells it.
+def refused(world: World, message: str, now: datetime, reason: str = "CreationRefused") -> Plan:
+    """Return the plan that replaces one with an object that could not be created or deleted. Its status tells the
+    tenant why. The status of a job that has ended stays, and an Event tells it.
 
     `message`: why, and what helps. The refused plan is tried again with growing pauses."""
     if world.is_over:
         return Plan(events=[Event("Warning", "CleanupRefused", message)])
     history = records.history(world, now)
-    return plans.proceed(world, Outlook(State.PENDING, "CreationRefused", message), history, now)
+    return plans.proceed(world, Outlook(State.PENDING, reason, message), history, now)
 
 
 def _follow(world: World, history: History, now: datetime) -> Plan:
@@ -137,12 +137,15 @@ def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> P
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))
 
 
-def _end_of_retries(world: World, history: History, now: datetime) -> Plan | None:
+def _end_of_retries(world: World, history: History, stop: limits.Stop | None, now: datetime) -> Plan | None:
     """Return the plan that ends a job whose last attempt or preflight is not tried again; None if it is.
 
-    It also ends a job that is suspended: the next one would fail in the same way."""
-    policy = world.spec.policy if world.spec else plans.UNREADABLE
-    if history.last is not None and (end := _end_of_attempts(world, history, history.last, policy, now)) is not None:
+    It also ends a job that is suspended: the next one would fail in the same way. `stop`: why the job must not run."""
+    policy, last = world.spec.policy if world.spec else plans.UNREADABLE, history.last
+    if last is not None and stop is not None and last.reason == stop.reason == FailureReason.DEADLINE_EXCEEDED:
+        # What the spec says now counts, not what it said when the attempt was stopped.
+        return _fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now, meanwhile=stop.message)
+    if last is not None and (end := _end_of_attempts(world, history, last, policy, now)) is not None:
         return end
     found = preflights.assess_one(world, now)
     if found.standing is not Standing.FAILED:

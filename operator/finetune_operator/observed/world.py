@@ -140,6 +140,8 @@ class World:
     cleanup_has_turn: bool = False
     """Whether the cleanup may be created: only a few cleanups of all jobs run at the same time, and none while another
     job starts from the checkpoints. It never is without a profile."""
+    refused_deletion: str = ""
+    """Why the API server refused to delete a Job at the last decision, and what helps; "" if it did not."""
     rivals: tuple[Rival, ...] = ()
     """Searched only until the job requests a GPU."""
 

@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_operator.cluster.accounts import Accounts
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
-from finetune_operator.cluster.apply import OtherBundleError, OutdatedError, RefusedError, apply
+from finetune_operator.cluster.apply import OtherBundleError, OutdatedError, RefusedDeletionError, RefusedError, apply
 from finetune_operator.cluster.bundles import having
 from finetune_operator.cluster.observe import observe
 from finetune_operator.cluster.workloads import Workloads
@@ -41,6 +42,8 @@ class Workers:
         self._api, self._store, self._keeper, self._count = api, store, keeper, count
         self._accounts, self._workloads = Accounts(api), workloads
         self.queue = WorkQueue()
+        self._refused_deletions: dict[Key, str] = {}
+        """What the API server said. No object of the cluster tells that a deletion was refused."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -122,16 +125,25 @@ class Workers:
         """Observe, reconcile and apply one job. Return the delay until the next round, or None."""
         world = observe(self._api, self._store, self._accounts, key, self._workloads)
         if world is None:
+            self._refused_deletions.pop(key, None)
             return None
+        world = replace(world, refused_deletion=self._refused_deletions.get(key, ""))
         now = datetime.now(UTC).replace(microsecond=0)
         try:
             plan = self._carry_out(world, now)
+        except RefusedDeletionError as refusal:
+            self._refused_deletions[key] = str(refusal)
+            if world.is_over or not refusal.is_told:
+                apply(self._api, self._store, world, refused(world, str(refusal), now, "DeletionRefused"), now)
+            raise
         except RefusedError as refusal:
             apply(self._api, self._store, world, refused(world, str(refusal), now), now)
             raise
         metrics.count_written(world, plan)
         for event in plan.events:
             logger.info("%s/%s: %s: %s", *key, event.reason, event.message)
+        if self._refused_deletions.pop(key, None):
+            return timedelta(0)  # to write the status without it
         # What was created can be another object than the one that was asked for: a webhook may have suspended it.
         return timedelta(0) if plan.create else plan.requeue_after
 

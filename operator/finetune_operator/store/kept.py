@@ -66,6 +66,8 @@ class KeptJob:
     """Whether the job has ended, and its spec was changed afterwards. kstatus tools wait until this was seen."""
     has_attempts: bool = False
     """Whether the job has requested a GPU."""
+    has_several_nodes: bool = False
+    """Whether each attempt has pods on several nodes."""
     authors: tuple[tuple[str, int], ...] = ()
     """Type of each condition that an attempt wrote, and the number of the attempt."""
     has_own_checkpoint: bool = field(default=False, compare=False)
@@ -126,6 +128,7 @@ class KeptJob:
             keep=time_to_keep(spec, status),
             is_stale=stale,
             has_attempts=status.get("counts", {}).get("attempts", 0) > 0,
+            has_several_nodes=part(spec, "compute").get("nodes") not in (None, 1),
             has_own_checkpoint="resumeFrom" in spec and has_own_checkpoint(status),
             authors=() if ended else _authors(metadata.get("managedFields", [])),
             progress=Progress.parse(status["training"]) if "training" in status and not ended else _NO_PROGRESS,

@@ -132,8 +132,8 @@ def publish(storage: JobStorage, bundle: Bundle, placed: Mapping[str, Any]) -> A
     """Writes the manifest `placed`, whose files are already at output.uri. Then deletes the job's work prefix.
 
     Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
-    place, content = join(bundle.spec.output.uri, MANIFEST), as_bytes(placed)
-    while not storage.write_bytes(place, content, if_absent=True) and published(storage, bundle) is None:
+    uri, content = join(bundle.spec.output.uri, MANIFEST), as_bytes(placed)
+    while not storage.write_bytes(uri, content, if_absent=True) and published(storage, bundle) is None:
         pass  # the manifest that was there is deleted: its writer was killed before it was whole
     try:
         storage.delete_prefix(work_prefix(bundle))

@@ -16,6 +16,12 @@ def retry_of(record: Attempt) -> Retry | None:
     return FAILURES[FailureReason(record.reason)].retry if record.reason in set(FailureReason) else None
 
 
+def was_stopped(record: Attempt) -> bool:
+    """Whether an attempt that ended without success was stopped for what the spec said then: the job goes on when the
+    spec is changed. Also at its deadline, which can be raised until the job has failed."""
+    return record.reason not in set(FailureReason) or record.reason == FailureReason.DEADLINE_EXCEEDED
+
+
 def is_before_first_step(record: Attempt) -> bool:
     """Whether an attempt that ran ended before a step or a result of its own, for example while it loaded the model. It
     could not get further than earlier ones."""
@@ -43,8 +49,8 @@ def without_progress(records: Sequence[Attempt]) -> list[Attempt]:
     for record in reversed(records):
         if record.progressed:
             break
-        if record.reason not in set(FailureReason):
-            continue  # the tenant stopped it
+        if was_stopped(record):
+            continue
         if retry_of(record) is not Retry.INTERRUPTION:
             break
         found.append(record)
@@ -64,7 +70,7 @@ def in_vain(before: Counts, written: Sequence[Attempt], records: Iterable[Attemp
             number = number if old is not None and old.progressed else 0
         elif retry_of(record) is Retry.INTERRUPTION:
             number += is_in_vain(record) - (old is not None and is_in_vain(old))
-        elif record.reason in set(FailureReason) and old is None:
+        elif not was_stopped(record) and old is None:
             number = 0
     return number
 

@@ -169,7 +169,7 @@ def said_of(world: World, record: Attempt) -> End | None:
 def own_end(world: World, record: Attempt) -> End | None:
     """Return why an attempt failed that the operator had stopped, if its pod said so while it stopped, and if every
     later attempt would fail in the same way."""
-    if record.reason is None or record.reason in {*FailureReason, SUCCEEDED}:
+    if record.reason in (None, SUCCEEDED) or not progress.was_stopped(record):
         return None
     said = said_of(world, record)
     return said if said is not None and FAILURES[said[1]].retry is Retry.NEVER else None
@@ -179,10 +179,10 @@ def stage_of(world: World, record: Attempt) -> str:
     """Return how far this attempt has come, by the conditions that it wrote."""
     run, types = run_of(world, record), own_words.of_attempt(world.authors, record.number)
     since = _listening_since(world, record, run, run.pod.started if run.pod else None)
-    for stage, type in (("Publishing", ConditionType.EVALUATED), ("Evaluating", ConditionType.TRAINED)):
-        if type in types and own_words.holds_since(world.status, type, since):
-            return stage
-    return "Training"
+    if ConditionType.EVALUATED in types and own_words.is_evaluated_since(world.status, since):
+        return "Publishing"
+    is_trained = ConditionType.TRAINED in types and own_words.holds_since(world.status, ConditionType.TRAINED, since)
+    return "Evaluating" if is_trained else "Training"
 
 
 def _listening_since(world: World, record: Attempt, run: Run, begun: datetime | None = None) -> datetime | None:

@@ -8,7 +8,12 @@ from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Re
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
 from finetune_operator.decisions.attempts.placement import avoided_after
-from finetune_operator.decisions.attempts.progress import is_before_first_step, is_in_vain, without_progress
+from finetune_operator.decisions.attempts.progress import (
+    is_before_first_step,
+    is_in_vain,
+    was_stopped,
+    without_progress,
+)
 from finetune_operator.decisions.attempts.records import is_charged
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=10)
@@ -40,10 +45,10 @@ class Again:
 def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy, now: datetime) -> GiveUp | Again:
     """Decide what follows the last attempt, which has ended without success.
 
-    `counts`: with the end of the last attempt. A reason that is no failure is a stop that the tenant asked for."""
+    `counts`: with the end of the last attempt. One that was stopped is no failure, also if it was at a deadline."""
     last = records[-1]
     avoided = avoided_after(records)
-    if last.reason not in set(FailureReason):
+    if last.reason is None or was_stopped(last):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
     in_vain = (counts.in_vain or 0) if is_in_vain(last) else 0

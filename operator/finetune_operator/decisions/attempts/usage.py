@@ -78,11 +78,12 @@ def _with(
     ended = [pod for pod in pods if pod.completion_time and not _was_closed(known[pod.name])]
     seconds = (record.gpu_seconds or 0) + (record.gpus or 1) * sum(_seconds(pod) for pod in ended)
     last = next((pod for pod in pods if pod.name == shown), pods[-1])
+    start = record.start_time or min(pod.start_time for pod in pods)
     ends = [pod.completion_time for pod in pods if pod.completion_time]
     return record.model_copy(
         update={
-            "start_time": record.start_time or min(pod.start_time for pod in pods),
-            "completion_time": max(ends) if len(ends) == len(pods) else None,
+            "start_time": start,
+            "completion_time": max(start, *ends) if len(ends) == len(pods) else None,
             "pod_name": last.name,
             "node_name": last.node_name,
             "pods": pods[-RECORDED_PODS:] if len(pods) > 1 else None,
@@ -139,7 +140,8 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> Attempt
     if old is not None and old.completion_time is not None:
         return old
     if pod is None:
-        return old.model_copy(update={"completion_time": now}) if old else None
+        # The clock of another node, on which the operator was started again, may be behind.
+        return old.model_copy(update={"completion_time": max(old.start_time, now)}) if old else None
     # A kubelet that refuses a pod after its node was restarted deletes all conditions and states of containers.
     start = old.start_time if old else pod.held_since
     if start is None:

@@ -38,11 +38,20 @@ def holds_since(status: FineTuneJobStatus, type: ConditionType, since: datetime 
     return condition is not None and condition.status == "True" and _is_new(condition, since)
 
 
+def is_evaluated_since(status: FineTuneJobStatus, since: datetime | None) -> bool:
+    """Whether the tuned model was measured at or after `since`, also if it missed a gate."""
+    condition = status.condition(ConditionType.EVALUATED)
+    if condition is None or not _is_new(condition, since):
+        return False
+    return condition.status == "True" or condition.reason == FailureReason.EVALUATION_GATE_FAILED
+
+
 def _failure(condition: Condition | None, since: datetime | None) -> End | None:
     if condition is None or condition.status != "False" or not _is_new(condition, since):
         return None
-    if condition.reason not in set(FailureReason):
-        return None  # the condition reports progress, not a failure
+    # The condition can report progress. A missed gate is a result: the pod goes on, and publishes it before it ends.
+    if condition.reason not in set(FailureReason) or condition.reason == FailureReason.EVALUATION_GATE_FAILED:
+        return None
     reason = FailureReason(condition.reason)
     return finding_of(reason, condition.message), reason
 

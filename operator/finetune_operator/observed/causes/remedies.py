@@ -45,6 +45,10 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
 _EXCEEDED = r"exceeded quota: (?P<quota>[^,]+)"
 _NO_WEBHOOK = (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}.")
 _DENIED = r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied"
+_NO_PERMISSION = (
+    r"User \"[^\"]+\" cannot|attempting to grant RBAC permissions not currently held|blockOwnerDeletion",
+    "Give the ServiceAccount of the operator this permission: install the chart of this release again.",
+)
 _REFUSALS: tuple[tuple[str, str], ...] = (
     (
         r"failed quota: (?P<quota>[^:]+): must specify (?P<limits>.+?) for",
@@ -85,10 +89,7 @@ _REFUSALS_OF_OBJECTS: tuple[tuple[str, str], ...] = (
     ),
     _NO_WEBHOOK,
     (_DENIED, "Ask the owner of {rule} what objects of kind {kind} must have in this namespace."),
-    (
-        r"User \"[^\"]+\" cannot|attempting to grant RBAC permissions not currently held|blockOwnerDeletion",
-        "Give the ServiceAccount of the operator this permission: install the chart of this release again.",
-    ),
+    _NO_PERMISSION,
     (
         r" is invalid: ",
         "Correct this value in the FineTuneProfile, or in the webhook or policy that has set it.",
@@ -96,6 +97,12 @@ _REFUSALS_OF_OBJECTS: tuple[tuple[str, str], ...] = (
 )
 """Likewise for an object of another kind, which the operator creates itself. Its words for a quota on the number of
 objects are those for a quota on the resources of pods."""
+_REFUSALS_OF_DELETIONS: tuple[tuple[str, str], ...] = (
+    _NO_WEBHOOK,
+    (_DENIED, "Ask the owner of {rule} to let the operator delete Jobs in this namespace, or delete this Job."),
+    _NO_PERMISSION,
+)
+"""Likewise for a Job that is not deleted."""
 _MISSING = re.compile(r"(?P<kind>secret|configmap|persistentvolumeclaim) \"(?P<name>[^\"]+)\" not found")
 _KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
 _UNBOUND = (
@@ -154,6 +161,11 @@ def of_refused_object(kind: str, said: str) -> str:
     """Return what helps against this refusal of an object of another kind than Pod."""
     remedy = _first(_REFUSALS_OF_OBJECTS, said, kind=kind) or "Correct that cause."
     return f"{remedy} {AGAIN_BY_ITSELF}"
+
+
+def of_refused_deletion(said: str) -> str:
+    """Return what helps against this refusal to delete a Job."""
+    return f"{_first(_REFUSALS_OF_DELETIONS, said) or 'Correct that cause, or delete this Job.'} {AGAIN_BY_ITSELF}"
 
 
 def _first(refusals: Sequence[tuple[str, str]], said: str, **words: str) -> str:

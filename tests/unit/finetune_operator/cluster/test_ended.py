@@ -73,6 +73,16 @@ def observed(store: Store, live: Live, key: Key = ("team", "tickets")) -> World 
     return observe(api, store, Accounts(api), key)
 
 
+@pytest.mark.parametrize("nodes", [None, 1, 2])
+def test_whether_a_job_had_several_nodes_is_known_without_its_jobs(nodes: int | None) -> None:
+    job = failed(NOW)
+    job["spec"] |= {"compute": {"nodes": nodes}, "runPolicy": {"ttlSecondsAfterFinished": 60}}
+    world = observed(store_with(job), Live(job))
+
+    assert world is not None
+    assert (world.children, world.had_several_nodes) == ((), nodes == 2)
+
+
 def test_the_end_of_a_cleanup_beside_a_sidecar_starts_a_decision_and_is_read_live() -> None:
     job, told = failed(), list[Key]()
     store, live = store_with(job, told=told), Live(job)

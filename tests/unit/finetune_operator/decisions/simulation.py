@@ -373,6 +373,7 @@ def ended(cluster: Cluster, world: World) -> World:
         ttl=kept.ttl,
         keep=kept.keep,
         children=tuple(cluster.jobs),
+        had_several_nodes=kept.has_several_nodes,
         cleanup=cluster.run_of(cleanup) if cleanup else None,
         trainers=(*others, *(pod for pods in cluster.remains.values() for pod in pods)),
         cleanup_has_turn=has_turn,

@@ -112,6 +112,8 @@ class Histories(RuleBasedStateMachine):
             self.cluster.progress = Progress(number, step, before.checkpoint_step, step)
             if steps > 3:
                 self.cluster.says(pod, "Trained", "True", "Trained", skew)
+            if steps > 4:  # it will publish, unless something ends it before
+                self.cluster.says(pod, "Evaluated", "False", "EvaluationGateFailed", skew)
 
     @precondition(lambda self: self._attempts())
     @rule(data=st.data(), skew=SKEWS, exits=st.booleans())
@@ -392,6 +394,10 @@ class Histories(RuleBasedStateMachine):
         assert ready["message"]
         if status["state"] == "Failed":
             assert FAILURES[FailureReason(ready["reason"])].remedy in ready["message"] or AGAIN in ready["message"]
+            assert ready["reason"] != FailureReason.EVALUATION_GATE_FAILED, "nothing is published"
+            deadline = self.cluster.spec.policy.active_deadline_seconds
+            is_late = ready["reason"] == FailureReason.DEADLINE_EXCEEDED
+            assert not is_late or f" {deadline} s after" in ready["message"], "not the deadline that the spec has"
             # A deadline, or a spec that cannot be carried out, waits for no pod that nobody has asked to stop.
             waits = ready["reason"] not in (FailureReason.DEADLINE_EXCEEDED, FailureReason.SPEC_INVALID)
             stopping = [pod for pod in self._not_ended() if pod.is_leaving or waits]

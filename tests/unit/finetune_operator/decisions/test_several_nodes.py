@@ -113,6 +113,15 @@ def test_the_service_goes_with_the_jobs_when_the_time_to_live_is_over(nodes: int
     assert reconcile(over, NOW).delete_networks == deleted
 
 
+@pytest.mark.parametrize("keep", [None, 7 * 24 * HOUR], ids=["no checkpoints", "checkpoints are kept"])
+def test_the_service_goes_in_its_time_also_if_a_person_has_deleted_the_jobs(keep: timedelta | None) -> None:
+    over = fresh(ended_at=NOW, ttl=HOUR, keep=keep, had_several_nodes=True, raw_status={"observedGeneration": 1})
+
+    plans = [reconcile(over, NOW + hours * HOUR) for hours in (0, 2, 25)]
+
+    assert [plan.delete_networks for plan in plans] == [[], [NAME], []], "not at each start of the operator"
+
+
 def test_a_pod_without_a_node_is_waited_for_up_to_a_limit_while_the_others_hold_their_gpus() -> None:
     world = two(on(0), on(1, "Pending", node_name=None, conditions=UNPLACED))
     early, late = reconcile(world, NOW + LIMIT - timedelta(seconds=1)), reconcile(world, NOW + LIMIT)

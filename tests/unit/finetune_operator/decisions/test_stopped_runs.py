@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -9,11 +10,14 @@ from finetune_api.reasons import FAILURES, FailureReason
 from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.facts.pods import Companion
+from finetune_operator.observed.facts.pods import Companion, NodeState
+from tests.unit.finetune_operator.decisions.attempts.recorded import attempts
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
     HELD,
     NOW,
+    PLACED,
+    SPEC,
     attempt,
     fresh,
     pod,
@@ -58,6 +62,44 @@ def test_published_results_end_the_job_also_where_the_attempts_job_is_gone_or_wa
     assert (state(plan), plan.create) == (end, [])
     assert message(plan).startswith("No gain." if passed is not False else "ExactMatch is 0.1, but its gate requires")
     assert message(plan).count(remedy) == (passed is False)
+
+
+LOST = pod(node_state=NodeState.GONE, due=NOW, conditions=PLACED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"attempts": {1: attempt(LOST)}}, "NodeLost"),
+        ({"attempts": {1: attempt(pod("Failed", exit_code=137))}}, "Killed"),
+        ({"attempts": {}}, "Evicted"),
+        ({"spec": SPEC.model_copy(update={"suspend": True})}, "Suspended"),
+    ],
+)
+def test_an_attempt_that_missed_a_gate_and_ended_before_it_published_is_followed_by_another(
+    changes: dict[str, Any], why: str
+) -> None:
+    running = validated(attempts={1: attempt(pod(conditions=PLACED))}, authors={"Trained": 1, "Evaluated": 1})
+    running = with_status(running, reconcile(running, NOW))
+    running = saying(running, ConditionType.TRAINED, reason="TrainingSucceeded")
+    running = saying(running, ConditionType.EVALUATED, "False", "EvaluationGateFailed", "ExactMatch is 0.1.")
+    publishing = reconcile(running, NOW)
+    world = replace(with_status(running, publishing), **changes)
+
+    ended = reconcile(world, NOW)
+    (record,) = attempts(ended)
+    resumed = replace(with_status(world, ended), attempts={}, spec=SPEC)
+
+    assert (state(publishing), reason(publishing)) == ("Running", "Publishing")
+    assert (record["reason"], record["stage"]) == (why, "Publishing")
+    assert kinds(reconcile(resumed, NOW + timedelta(minutes=1)))[-1] == "Job"
+
+
+def test_a_pod_that_could_not_write_that_it_has_published_ends_the_job_by_its_exit_code() -> None:
+    ended = attempt(pod("Failed", exit_code=FAILURES[FailureReason.EVALUATION_GATE_FAILED].exit_code))
+    world = saying(validated(attempts={1: ended}), ConditionType.EVALUATED, "False", "EvaluationGateFailed", "0.1.")
+
+    assert reason(reconcile(world, NOW)) == "EvaluationGateFailed"
 
 
 SIDECAR = {"companions": (Companion("istio-proxy", is_running=True),), "finished": NOW - timedelta(hours=1)}

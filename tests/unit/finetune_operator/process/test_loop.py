@@ -1,4 +1,4 @@
-"""A worker that cannot create an object says so. One that finds an unexpected bundle decides the job again."""
+"""A worker that cannot create or delete an object says so. One that finds another bundle decides the job again."""
 
 from datetime import timedelta
 from typing import Any, cast
@@ -9,11 +9,11 @@ from finetune_api import names
 from finetune_api.bundle import Bundle, JobIdentity
 from finetune_api.spec.profile import Hub
 from finetune_operator.cluster.api import Api, ApiError
-from finetune_operator.cluster.apply import RefusedError
+from finetune_operator.cluster.apply import RefusedDeletionError, RefusedError
 from finetune_operator.observed.facts.pods import Object
 from finetune_operator.process.keeper import Keeper
 from finetune_operator.process.loop import Workers
-from finetune_operator.store.store import JOB, PROFILE, Store
+from finetune_operator.store.store import JOB, POD, PROFILE, RUN, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import PROFILE as PROFILE_SPEC
 from tests.unit.finetune_operator.worlds import SPEC
@@ -23,10 +23,12 @@ KEY = ("team", "tickets")
 
 class Live:
     """An API server with a new job and a ConfigMap of its bundle's name, if somebody made one. `error`: answers each
-    Job that is created."""
+    Job that is created. `keeps`: answers each Job that is deleted."""
 
-    def __init__(self, job: Object, config_map: Object | None, error: ApiError | None = None) -> None:
-        self.job, self.config_map, self.error = job, config_map, error
+    def __init__(
+        self, job: Object, config_map: Object | None, error: ApiError | None = None, keeps: ApiError | None = None
+    ) -> None:
+        self.job, self.config_map, self.error, self.keeps = job, config_map, error, keeps
         self.made, self.deleted = list[str](), list[str]()
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
@@ -41,7 +43,12 @@ class Live:
         metadata = {"uid": body["kind"], "resourceVersion": "1", "creationTimestamp": objects.CREATED}
         return {**body, "metadata": body["metadata"] | metadata}
 
+    def events(self, namespace: str, fields: str) -> list[Object]:
+        return []
+
     def delete(self, kind: str, name: str, namespace: str) -> None:
+        if kind == "Job" and self.keeps is not None:
+            raise self.keeps
         self.deleted.append(f"{kind} {name}")
         self.config_map = None
 
@@ -94,6 +101,63 @@ def test_an_object_that_cannot_be_created_is_told_in_the_status_with_what_helps(
         ready = live.job["status"]["conditions"][0]
         assert (ready["type"], ready["reason"]) == ("Ready", "CreationRefused")
         assert ready["message"].endswith(told)
+
+
+DENIED = ApiError(403, "jobs.batch is forbidden: ValidatingAdmissionPolicy 'keep' with binding 'b' denied request: No.")
+TOLD = (
+    f"{DENIED.message} Ask the owner of keep to let the operator delete Jobs in this namespace, or delete this Job. "
+    "The operator tries again by itself."
+)
+
+
+def ready(live: Live) -> Object:
+    return next(c for c in live.job["status"]["conditions"] if c["type"] == "Ready")
+
+
+def test_a_job_that_cannot_be_deleted_is_told_beside_the_reason_for_which_it_goes_until_it_is_gone() -> None:
+    job = new_job()
+    job["spec"]["suspend"] = True
+    job["status"] |= {"observedGeneration": 1, "state": "Validating", "conditions": []}
+    live = Live(job, None, keeps=DENIED)
+    workers = workers_of(live)
+    workers._store.put(RUN, objects.run(owner="12345678", step="preflight"))
+    written = []
+    for _ in range(4):
+        with pytest.raises(RefusedDeletionError):
+            workers._once(KEY)
+        written.append(live.job["metadata"]["resourceVersion"])
+
+    assert (live.job["status"]["state"], written) == ("Suspended", ["2", "3", "3", "3"]), "it is told once"
+    refused = f"The API server refused to delete Job {names.preflight_name('tickets', '12345678')}: {TOLD}"
+    assert ready(live)["message"] == f"spec.suspend is true. Set it to false to resume the job. {refused}"
+
+    live.keeps = None
+    assert workers._once(KEY) == timedelta(0)
+    workers._once(KEY)
+    assert ready(live)["message"] == "spec.suspend is true. Set it to false to resume the job."
+
+
+def test_a_job_does_not_end_while_a_job_of_it_cannot_be_deleted_and_says_so() -> None:
+    job = new_job()
+    live = Live(job, None, keeps=DENIED)
+    workers = workers_of(live)
+    workers._store.put(RUN, objects.run(owner="12345678", step="preflight"))
+    failed = objects.pod()
+    failed["metadata"]["labels"] |= {names.LABEL_JOB_UID: "12345678", names.LABEL_ATTEMPT: "0"}
+    trainer = {"name": names.CONTAINER, "state": {"terminated": {"exitCode": 21, "finishedAt": objects.CREATED}}}
+    failed["status"] = {"phase": "Running", "containerStatuses": [trainer]}
+    workers._store.put(POD, failed)
+    for _ in range(3):
+        with pytest.raises(RefusedDeletionError):
+            workers._once(KEY)
+
+    assert (live.job["status"]["state"], ready(live)["reason"]) == ("Pending", "DeletionRefused")
+    assert ready(live)["message"].endswith(TOLD)
+    assert (ready(live)["message"].count("refused"), live.job["metadata"]["resourceVersion"]) == (1, "2")
+
+    live.keeps = None
+    workers._once(KEY)
+    assert live.job["status"]["state"] == "Failed"
 
 
 def test_a_forged_bundle_of_a_new_job_is_deleted_and_the_pods_get_the_operators_own() -> None:

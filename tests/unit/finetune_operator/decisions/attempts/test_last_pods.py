@@ -3,11 +3,15 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.reconcile import reconcile
+from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import attempts
-from tests.unit.finetune_operator.plans import message, reason, state
-from tests.unit.finetune_operator.worlds import NOW, SPEC, attempt, pod, validated, with_status
+from tests.unit.finetune_operator.plans import kinds, message, reason, state
+from tests.unit.finetune_operator.worlds import NOW, PLACED, SPEC, attempt, pod, saying, validated, with_status
 
 
 def test_a_deadline_ends_a_job_whose_pod_nobody_has_asked_to_stop() -> None:
@@ -33,6 +37,55 @@ def test_a_job_past_its_deadline_says_so_while_its_pod_stops() -> None:
     assert (state(plan), reason(plan)) == ("Pending", "Stopping")
     assert "activeDeadlineSeconds" in message(plan)
     assert "suspend" not in message(plan)
+
+
+def past_its_deadline() -> World:
+    """The deadline of 600 s is on record, and the pod stores its checkpoint."""
+    spec = SPEC.model_copy(update={"run_policy": RunPolicy(active_deadline_seconds=600)})
+    running = validated(spec=spec, attempts={1: attempt(pod(started=NOW, conditions=PLACED))})
+    running = with_status(running, reconcile(running, NOW))
+    late = with_status(running, reconcile(running, NOW + timedelta(seconds=600)))
+    leaving = pod("Running", started=NOW, conditions=PLACED, due=NOW + timedelta(seconds=720))
+    return replace(late, attempts={}, remains={1: (leaving,)})
+
+
+@pytest.mark.parametrize("seconds", [None, 7200])
+def test_a_deadline_that_is_raised_while_the_pod_stops_lets_the_job_go_on(seconds: int | None) -> None:
+    world = past_its_deadline()
+    raised = SPEC.model_copy(update={"run_policy": RunPolicy(active_deadline_seconds=seconds, max_retries=0)})
+    world = replace(world, spec=raised)
+    waits = reconcile(world, NOW + timedelta(seconds=610))
+    after = reconcile(replace(with_status(world, waits), remains={}), NOW + timedelta(seconds=660))
+
+    assert (state(waits), kinds(waits)) == ("Pending", [])
+    assert (kinds(after)[-1], attempts(after)[0]["reason"]) == ("Job", "DeadlineExceeded")
+    assert after.status is not None
+    assert after.status["counts"] == {"attempts": 2, "reasons": {"DeadlineExceeded": 1}}
+
+
+def test_a_job_fails_with_the_deadline_that_its_spec_has_in_the_end() -> None:
+    world = past_its_deadline()
+    changed = SPEC.model_copy(update={"run_policy": RunPolicy(active_deadline_seconds=620)})
+    world = replace(world, spec=changed, remains={})
+
+    assert message(reconcile(world, NOW + timedelta(seconds=660))).startswith("The job had not ended 620 s after")
+
+
+def test_a_job_that_is_suspended_while_it_stops_at_its_deadline_fails_when_it_is_resumed() -> None:
+    world = past_its_deadline()
+    assert world.spec is not None
+    held = replace(world, spec=world.spec.model_copy(update={"suspend": True}), remains={})
+    plan = reconcile(held, NOW + timedelta(seconds=660))
+    resumed = replace(with_status(held, plan), spec=world.spec)
+
+    assert (state(plan), reason(reconcile(resumed, NOW + timedelta(seconds=700)))) == ("Suspended", "DeadlineExceeded")
+
+
+def test_what_a_pod_says_while_it_stops_at_a_deadline_counts_if_the_deadline_is_raised() -> None:
+    world = replace(past_its_deadline(), spec=SPEC, remains={})
+    world = saying(world, ConditionType.TRAINED, "False", "LossDiverged", "Loss is NaN.")
+
+    assert reason(reconcile(world, NOW + timedelta(seconds=660))) == "LossDiverged"
 
 
 def test_a_job_ends_after_the_last_pod_has_stopped_and_pays_for_it_until_then() -> None:

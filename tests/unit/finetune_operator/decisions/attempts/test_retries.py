@@ -42,13 +42,29 @@ def counted(records: list[Attempt]) -> Counts:
     return counts(*[str(record.reason) for record in records]).model_copy(update={"in_vain": in_vain})
 
 
+STOPS = (FailureReason.DEADLINE_EXCEEDED, "Suspended", "BudgetExceeded")
+"""How attempts end that were stopped for what the spec said."""
+
+
 def decide(*reasons: str, policy: RunPolicy = POLICY, **last: Any) -> GiveUp | Again:
     return retries.after_attempt(attempts(*reasons, **last), counts(*reasons), policy, NOW)
 
 
-@pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.NEVER])
+@pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.NEVER and r not in STOPS])
 def test_what_a_retry_cannot_mend_ends_the_job_with_its_own_message(reason: FailureReason) -> None:
     assert decide(reason) == GiveUp(reason, "M.")
+
+
+@pytest.mark.parametrize("reason", STOPS)
+def test_a_stop_for_what_the_spec_said_is_no_failure_and_ends_no_row_of_interruptions(reason: str) -> None:
+    assert decide(reason, policy=RunPolicy(max_retries=0, max_interruptions=0)) == Again(NOW, [])
+
+    def in_vain(*reasons: str) -> int | None:
+        ran = [each.model_copy(update={"progressed": False, "last_step": 1}) for each in attempts(*reasons)]
+        return counted(ran).in_vain
+
+    preempted = FailureReason.PREEMPTED
+    assert in_vain(preempted, reason, preempted) == in_vain(preempted, preempted)
 
 
 @pytest.mark.parametrize("reason", [r for r in FailureReason if FAILURES[r].retry is Retry.BACKOFF])
