@@ -78,6 +78,15 @@ def test_the_pod_that_a_deleted_job_has_left_is_found_live() -> None:
     assert [pod.name for pod in world.remains[1]] == ["pod"]
 
 
+def test_the_pod_of_a_job_that_is_deleted_in_the_foreground_is_found_live() -> None:
+    """The Job exists until its pod has ended."""
+    leaving = objects.pod(deletionTimestamp="2026-01-02T03:04:05Z")
+
+    world = seen(Live(objects.run(deletionTimestamp="2026-01-02T03:04:05Z"), leaving), RECORD)
+
+    assert (world.attempts, [pod.name for pod in world.remains[1]]) == ({}, ["pod"])
+
+
 def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() -> None:
     held = objects.run()
     held["spec"] = {"suspend": True}
