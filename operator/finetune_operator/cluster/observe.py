@@ -53,10 +53,13 @@ def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
     deleted, or a watch is late.
 
     A late watch must not lead to a second attempt beside the first. So the pods that a deleted Job has left are read
-    too."""
+    too. The Job of a pod that belongs to an attempt after those on record is read likewise."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
     if last is not None and last.reason is None and not _job_exists(api, store, world, last.name):
         read_pods(api, store, world, names.LABEL_JOB_UID, world.uid)
+    for number in store.remains(world.uid):
+        if last is None or number > last.number:
+            _job_exists(api, store, world, names.attempt_name(world.name, world.uid, number))
 
 
 def _find_unseen_preflight(api: Api, store: Store, world: World) -> None:
