@@ -70,7 +70,7 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
 
 def _trains(body: Object) -> bool:
     """Whether the object is the Job of an attempt."""
-    return body["kind"] == "Job" and body["metadata"]["labels"][names.LABEL_STEP] == "train"
+    return bool(body["kind"] == "Job" and body["metadata"]["labels"][names.LABEL_STEP] == "train")
 
 
 def _delete(api: Api, store: Store, world: World, plan: Plan) -> None:

@@ -102,11 +102,12 @@ def deletes_unrecorded(world: World, history: History) -> bool:
     """Whether a plan that ends the job would delete a Job whose end is not on record yet, for example because a sidecar
     keeps its pod running. The end must be written first: if the operator stopped in between, the Job would only be
     gone, and the work would be done again."""
-    written = {record.number for record in world.status.attempts or () if record.reason is not None}
-    ended = (world.attempts.get(record.number) for record in history.attempts if record.number not in written)
-    preflights_written = {record.number for record in world.status.preflights or ()}
-    failed = {record.number for record in history.preflights} - preflights_written
-    return bool(live(*ended, world.preflight if world.preflight_number in failed else None))
+    ended = {record.number for record in history.attempts if record.reason is not None}
+    ended -= {record.number for record in world.status.attempts or () if record.reason is not None}
+    failed = {record.number for record in history.preflights}
+    failed -= {record.number for record in world.status.preflights or ()}
+    attempts = (run for number, run in world.attempts.items() if number in ended)
+    return bool(live(*attempts, world.preflight if world.preflight_number in failed else None))
 
 
 def live(*runs: Run | None) -> list[str]:
