@@ -9,7 +9,7 @@ from benchmarks.operator.node import Reached
 from benchmarks.operator.plane import Plane
 
 LIVES = 3
-MOST_REQUESTS = 14
+MOST_REQUESTS = 15
 
 
 async def life(plane: Plane, lives: int = LIVES) -> AsyncIterator[Figure]:

@@ -8,6 +8,7 @@ from finetune_api import names
 from finetune_api.reasons import FINDING_LENGTH
 from finetune_api.status.job import OPERATOR_MANAGER
 from finetune_operator.cluster.api import Api, ApiError, NamespaceGoneError
+from finetune_operator.cluster.live_pods import has_unseen_remains
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.facts.pods import Object
@@ -45,7 +46,7 @@ class OtherBundleError(Exception):
 
 
 class OutdatedError(Exception):
-    """The job has changed since it was observed. The store has the new version now."""
+    """The job or its pods have changed since they were observed. The store has the new version now."""
 
 
 def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> None:
@@ -54,13 +55,16 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
     Events are written before the status, so that no Event is lost if the process stops in between. One that the API
     server refuses is left out: nothing depends on an Event, and a job must end also without it. The Jobs of a job
     that ends are deleted before the status is written, because nothing is decided afterwards. Otherwise Jobs are
-    deleted last: the reason for which an attempt was stopped must be on record before its pod goes.
+    deleted last: the reason for which an attempt was stopped must be on record before its pod goes. Before a Job is
+    created that trains, the pods are read live: a late watch must not lead to a second trainer.
 
-    Raises OutdatedError if the job has changed since it was observed, RefusedError if a child cannot be created,
-    RefusedDeletionError if a Job cannot be deleted, OtherBundleError if the job has a bundle that was not observed, and
-    NamespaceGoneError if the namespace is being deleted."""
+    Raises OutdatedError if the job or its pods have changed since they were observed, RefusedError if a child cannot be
+    created, RefusedDeletionError if a Job cannot be deleted, OtherBundleError if the job has a bundle that was not
+    observed, and NamespaceGoneError if the namespace is being deleted."""
     if plan.is_final:
         _confirm(api, store, world)
+    if any(map(_trains, plan.create)) and has_unseen_remains(api, store, world):
+        raise OutdatedError  # a second trainer would run beside this pod
     for body in plan.create:
         _create(api, store, world, body)
     if plan.is_final:
@@ -71,6 +75,11 @@ def apply(api: Api, store: Store, world: World, plan: Plan, now: datetime) -> No
         _write_status(api, store, world, plan.status)
     if not plan.is_final:
         _delete(api, store, world, plan)
+
+
+def _trains(body: Object) -> bool:
+    """Whether the object is the Job of an attempt."""
+    return bool(body["kind"] == "Job" and body["metadata"]["labels"][names.LABEL_STEP] == "train")
 
 
 def _delete(api: Api, store: Store, world: World, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from finetune_operator.cluster.bundles import with_bundle
 from finetune_operator.cluster.claims import claims_of
 from finetune_operator.cluster.ended import observe_ended
 from finetune_operator.cluster.events import pod_event, refusal
+from finetune_operator.cluster.live_pods import read_pods
 from finetune_operator.cluster.nodes import Nodes
 from finetune_operator.cluster.profiles import profile_of
 from finetune_operator.cluster.rivals import rivals_of
@@ -48,13 +49,17 @@ def observe(api: Api, store: Store, accounts: Accounts, key: Key, workloads: Wor
 
 
 def _find_unseen_attempt(api: Api, store: Store, world: World) -> None:
-    """Read the Job of the running attempt live, if the store does not know it. It was deleted, or a watch is late.
+    """Read the Job of the running attempt live, if the store does not know it or shows that it is being deleted. It was
+    deleted, or a watch is late.
 
     A late watch must not lead to a second attempt beside the first. So the pods that a deleted Job has left are read
-    too."""
+    too. The Job of a pod that belongs to an attempt after those on record is read likewise."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
     if last is not None and last.reason is None and not _job_exists(api, store, world, last.name):
-        _read_pods(api, store, world, f"{names.LABEL_JOB_UID}={world.uid}")
+        read_pods(api, store, world, names.LABEL_JOB_UID, world.uid)
+    for number in store.remains(world.uid):
+        if last is None or number > last.number:
+            _job_exists(api, store, world, names.attempt_name(world.name, world.uid, number))
 
 
 def _find_unseen_preflight(api: Api, store: Store, world: World) -> None:
@@ -66,20 +71,25 @@ def _find_unseen_preflight(api: Api, store: Store, world: World) -> None:
 
 
 def _job_exists(api: Api, store: Store, world: World, name: str) -> bool:
-    """Whether this Job exists. One that the store does not know is read live, and then the store knows it."""
-    if any(kept.run.name == name for kept, _ in store.runs(world.uid)):
+    """Whether this Job exists and is not being deleted. One that the store does not know is read live, and then the
+    store knows it."""
+    if _is_known(store, world, name):
         return True
     raw = api.get("Job", name, world.namespace)
     if raw is not None:
         store.put("Job", raw, own=True)
-    return raw is not None
+    return _is_known(store, world, name)
+
+
+def _is_known(store: Store, world: World, name: str) -> bool:
+    return any(kept.run.name == name for kept, _ in store.runs(world.uid))
 
 
 def _with_runs(api: Api, store: Store, workloads: Workloads | None, world: World) -> World:
     """Return the world with the child Jobs and their pods."""
     for kept, pods in _own_runs(store, world):
         if _lacks_its_end(world, kept, pods):
-            _read_pods(api, store, world, f"{names.LABEL_CONTROLLER}={kept.uid}")
+            read_pods(api, store, world, names.LABEL_CONTROLLER, kept.uid)
     nodes, runs = Nodes(api), _own_runs(store, world)
     explained = [
         (kept, _explained(api, workloads, world.namespace, kept.uid, kept.run.with_pods(nodes.of(pods))))
@@ -110,12 +120,6 @@ def _lacks_its_end(world: World, kept: KeptRun, pods: list[Pod]) -> bool:
     records = (*(world.status.attempts or ()), *(world.status.preflights or ()))
     is_done = kept.step == "preflight" and world.status.is_true(ConditionType.VALIDATED)
     return not is_done and all(record.name != kept.run.name or record.reason is None for record in records)
-
-
-def _read_pods(api: Api, store: Store, world: World, labels: str) -> None:
-    """Read the pods that match a label selector live into the store."""
-    for raw in api.listed(f"/api/v1/namespaces/{world.namespace}/pods", labels):
-        store.put("Pod", raw, own=True)
 
 
 def _own_name(world: World, kept: KeptRun) -> str:

@@ -10,6 +10,7 @@ from finetune_operator.decisions import preflights
 from finetune_operator.decisions.attempts import records
 from finetune_operator.decisions.attempts.records import History
 from finetune_operator.decisions.plan import Event, Plan
+from finetune_operator.decisions.status import outlooks
 from finetune_operator.decisions.status.conditions import Outlook, is_written, operator_status
 from finetune_operator.observed.causes.workloads import NORMAL_HOLDS
 from finetune_operator.observed.child_jobs import Run
@@ -69,6 +70,8 @@ def without_results(world: World, history: History, job: str, now: datetime) -> 
     """Return the plan that ends a job whose attempt ended well without results. `job`: name of the attempt's Job.
 
     The trainer ends with exit code 0 only after it has written status.artifacts."""
+    if deletes_unrecorded(world, history):
+        return proceed(world, outlooks.stopping(f"Job {job} has ended."), history, now, requeue_after=timedelta(0))
     found = with_remedy(
         f"Job {job} ended with exit code 0, but published no results.",
         "Set spec.trainer.image of the FineTuneProfile to the trainer image of this release.",
@@ -96,6 +99,18 @@ def _end(world: World, history: History, outlook: Outlook, now: datetime) -> Pla
         is_final=True,
         requeue_after=timedelta(seconds=min(timers)) if timers else None,
     )
+
+
+def deletes_unrecorded(world: World, history: History) -> bool:
+    """Whether a plan that ends the job would delete a Job whose end is not on record yet, for example because a sidecar
+    keeps its pod running. The end must be written first: if the operator stopped in between, the Job would only be
+    gone, and the work would be done again."""
+    ended = {record.number for record in history.attempts if record.reason is not None}
+    ended -= {record.number for record in world.status.attempts or () if record.reason is not None}
+    failed = {record.number for record in history.preflights}
+    failed -= {record.number for record in world.status.preflights or ()}
+    attempts = (run for number, run in world.attempts.items() if number in ended)
+    return bool(live(*attempts, world.preflight if world.preflight_number in failed else None))
 
 
 def live(*runs: Run | None) -> list[str]:

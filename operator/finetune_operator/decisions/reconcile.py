@@ -89,9 +89,9 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
     run = records.run_of(world, record)
     why_avoided = placement.why_avoided(history.attempts)
     if finding := placement.without_a_node(record, run, why_avoided, now):
-        stuck = records.stopped(world, history, why_avoided, finding, now)
-        return plans.fail(world, stuck, why_avoided, finding, now)
-    if finding := gathering.incomplete(run, attempt.standing, now):
+        stuck = records.stopped(world, history, why_avoided, finding, now)  # no other attempt follows
+        return plans.proceed(world, outlooks.stopping(finding), stuck, now, requeue_after=NOW_AGAIN)
+    if finding := gathering.incomplete(record, run, attempt.standing, now):
         dissolved = records.stopped(world, history, FailureReason.EVICTED, finding, now)
         return plans.proceed(world, outlooks.stopping(finding), dissolved, now, requeue_after=NOW_AGAIN)
     if finding := silence.silent(world, record.number, run, attempt, now):
@@ -106,13 +106,13 @@ def _follow(world: World, history: History, now: datetime) -> Plan:
         create += bundles.missing(world, world.spec, world.profile)
     stage, waits_until = records.stage_of(world, record), placement.waits_until(record, run)
     outlook = outlooks.training(record, attempt, stage, gpu_choice.name_of(world), waits_until)
-    more = gathering.told(run, attempt.standing) + admission.told_of_unread(world)
+    more = gathering.told(record, run, attempt.standing) + admission.told_of_unread(world)
     outlook = replace(outlook, message=outlook.message + more)
     looks = (
         attempt.requeue_after,
         limits.next_look(world, history, now),
         placement.look_again(record, run, now),
-        gathering.look_again(run, now),
+        gathering.look_again(record, run, now),
         silence.silent_in(world, record.number, run, attempt, now),
     )
     return plans.proceed(
@@ -133,7 +133,11 @@ def _hold(world: World, history: History, stop: limits.Stop, now: datetime) -> P
     if not stop.suspends_the_job:
         return _fail(world, history, FailureReason.DEADLINE_EXCEEDED, stop.message, now)
     history = preflights.stopped(world, history, stop.reason, stop.message, now)
-    plan = plans.proceed(world, outlooks.suspended(stop), history, now, requeue_after=_until_gone(world, history, now))
+    held = _held(world, now)
+    end = _how_to_end(world, held[-1]) if held else ""
+    more = f" Pod {held[-1].name}, which has no Job any more, still runs.{end}" if end else ""
+    outlook = replace(outlooks.suspended(stop), message=stop.message + more)
+    plan = plans.proceed(world, outlook, history, now, requeue_after=_until_gone(world, now))
     return replace(plan, delete_jobs=plans.live(world.preflight, *world.attempts.values()))
 
 
@@ -181,15 +185,15 @@ def _fail(
 
     `meanwhile`: what is told until then, where the end of a pod can still change the decision: it may store a
     checkpoint, after which another attempt follows. Then also a pod is waited for that nobody has asked to stop."""
-    held = [pod for pod in _held(world, history, now) if pod.started is not None]
+    held = [pod for pod in _held(world, now) if pod.started is not None]
     stopping = [pod for pod in held if pod.is_leaving or meanwhile is not None]
+    if plans.deletes_unrecorded(world, history):
+        return plans.proceed(world, outlooks.stopping(meanwhile or finding), history, now, requeue_after=NOW_AGAIN)
     if not stopping or history.last is None:
         return plans.fail(world, history, reason, finding, now)
     pod = stopping[-1]
-    told = f"{meanwhile or finding} The job waits for the end of pod {pod.name}."
-    if not (pod.is_leaving or plans.live(*world.attempts.values())):
-        told = f"{told} To end it: kubectl delete pod {pod.name}."  # no Job and no operator does
-    return plans.proceed(world, outlooks.stopping(told), history, now, requeue_after=_until_gone(world, history, now))
+    told = f"{meanwhile or finding} The job waits for the end of pod {pod.name}.{_how_to_end(world, pod)}"
+    return plans.proceed(world, outlooks.stopping(told), history, now, requeue_after=_until_gone(world, now))
 
 
 def _validate(
@@ -228,15 +232,17 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     else:
         verdict = retries.after_attempt(history.attempts, history.counts, spec.policy, now)
         assert isinstance(verdict, retries.Again)  # `_end_of_retries` has looked
-        outlook = outlooks.retrying(last, "Attempt", verdict.at, now, _held(world, history, now))
+        held = _held(world, now)
+        outlook = outlooks.retrying(last, "Attempt", verdict.at, now, held)
         hint = retries.before_first_step(history.attempts)
-        outlook = replace(outlook, message=f"{outlook.message} {hint}".rstrip())
+        end = _how_to_end(world, held[-1]) if held else ""
+        outlook = replace(outlook, message=f"{outlook.message}{end} {hint}".rstrip())
         if not history.is_recorded or plans.live(*world.attempts.values()):
             return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)  # deletes them first
-        if (left := _until_gone(world, history, now)) is not None:
+        if (left := _until_gone(world, now)) is not None:
             return plans.proceed(world, outlook, history, now, requeue_after=left)
-        if (held := claims.still_attached(world, now)) is not None:
-            outlook = replace(outlook, message=f"{outlook.message} {held}")
+        if (attached := claims.still_attached(world, now)) is not None:
+            outlook = replace(outlook, message=f"{outlook.message} {attached}")
             return plans.proceed(world, outlook, history, now, requeue_after=claims.LOOK_AGAIN)
         if now < verdict.at:
             limit = limits.next_look(world, history, now)
@@ -262,16 +268,25 @@ def _train(world: World, spec: FineTuneJobSpec, profile: FineTuneProfileSpec, hi
     return replace(plan, events=events, is_final=True)
 
 
-def _until_gone(world: World, history: History, now: datetime) -> timedelta | None:
+def _until_gone(world: World, now: datetime) -> timedelta | None:
     """Return when to look again for pods of earlier attempts that have not ended; None if there are none."""
-    held = _held(world, history, now)
+    held = _held(world, now)
     looks = [look for pod in held if (look := next_look(pod, now)) is not None]
     return min(looks, default=admission.LOOK_AGAIN) if held else None
 
 
-def _held(world: World, history: History, now: datetime) -> list[Pod]:
-    """Return the pods of earlier attempts that have not ended. There is never more than one trainer.
+def _held(world: World, now: datetime) -> list[Pod]:
+    """Return the pods of attempts that have not ended, also of attempts that are not recorded. There is never more than
+    one trainer.
 
     A pod on a lost node can exist for ever, so it counts only for a while."""
-    runs = [*world.attempts.values(), *(records.run_of(world, attempt) for attempt in history.attempts)]
-    return [pod for run in runs for pod in run.pods if not usage.has_ended(pod, now)]
+    pods = [pod for run in world.attempts.values() for pod in run.pods]
+    left = [pod for remaining in world.remains.values() for pod in remaining]
+    return [pod for pod in (*pods, *left) if not usage.has_ended(pod, now)]
+
+
+def _how_to_end(world: World, pod: Pod) -> str:
+    """Return how to end a pod that no Job and no operator ends, as the end of a message; "" of another pod."""
+    return (
+        "" if pod.is_leaving or plans.live(*world.attempts.values()) else f" To end it: kubectl delete pod {pod.name}."
+    )

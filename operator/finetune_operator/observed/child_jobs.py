@@ -20,6 +20,8 @@ class Run:
     failed: bool = False
     failure: str = ""
     """Why the Job failed, if the cause is not a failed pod, for example a deadline that was set on the Job."""
+    is_gone: bool = False
+    """Whether the Job was deleted. It has failed then, and a pod of it can still exist."""
     suspended: bool = False
     suspended_by: str = ""
     """Field manager that suspended the Job; "" if a webhook suspended it when it was created."""

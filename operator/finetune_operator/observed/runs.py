@@ -25,10 +25,11 @@ SIDECAR_GRACE = timedelta(seconds=30)
 """How long other containers may run after the trainer has ended, so that a log shipper can send the last lines."""
 
 
-def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStanding:
+def assess(run: Run | None, now: datetime, said: End | None = None, had_all_pods: bool = False) -> RunStanding:
     """Return the state of this run: the first check that matches decides.
 
-    `said`: the failure that the run's own pod wrote in the status, which outlives the pod."""
+    `said`: the failure that the run's own pod wrote in the status, which outlives the pod. `had_all_pods`: the pods of
+    all nodes have run, so one that does not exist is gone, and the others decide."""
     if run is None:
         return RunStanding(Standing.ABSENT)
     if run.succeeded:
@@ -39,7 +40,7 @@ def assess(run: Run | None, now: datetime, said: End | None = None) -> RunStandi
         return RunStanding(Standing.FAILED, *_vanished(run, said))
     if run.suspended:
         return _held(run, now)
-    if run.pod is None or run.lacks_pods:
+    if run.pod is None or (run.lacks_pods and not had_all_pods):
         return _without_pod(run, now)
     return _under_way(run.pod, now, said)
 
@@ -83,12 +84,13 @@ def _ended(run: Run, pod: Pod, now: datetime, said: End | None) -> RunStanding |
 
 
 def _vanished(run: Run, said: End | None) -> End:
-    """Return why a run failed that has no pod any more, for example because the pod was deleted."""
+    """Return why a run failed that has no pod any more, or no Job, for example because somebody deleted it."""
     if said is not None:
         return said
     if run.failure:
         return f"Job {run.name} failed: {run.failure}".rstrip(".") + ".", FailureReason.EVICTED
-    return f"The pod of Job {run.name} was deleted before its work was done.", FailureReason.EVICTED
+    what = f"Job {run.name}" if run.is_gone else f"The pod of Job {run.name}"
+    return f"{what} was deleted before its work was done.", FailureReason.EVICTED
 
 
 def _held(run: Run, now: datetime) -> RunStanding:

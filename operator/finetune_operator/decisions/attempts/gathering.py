@@ -5,6 +5,7 @@ other half for ever. So the wait has a limit: the attempt then gives its GPUs ba
 
 from datetime import datetime, timedelta
 
+from finetune_api.status.attempts import Attempt
 from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.standing import Standing
@@ -13,15 +14,24 @@ LIMIT = timedelta(minutes=10)
 """An autoscaler may need this long to add a node."""
 
 
-def waits_until(run: Run) -> datetime | None:
-    """Return when the attempt gives its GPUs back; None if none of its pods has a node, or if all have one."""
+def has_gathered(record: Attempt, run: Run) -> bool:
+    """Whether the pods of all nodes have run together. One that is gone since then is not replaced: the others end.
+
+    Only pods of the Job's present life count: a queue can stop the Job, and start it with other pods."""
+    began = run.begun or run.created
+    return sum(pod.start_time >= began for pod in record.pods or ()) >= run.nodes > 1
+
+
+def waits_until(record: Attempt, run: Run) -> datetime | None:
+    """Return when the attempt gives its GPUs back; None if none of its pods has a node, or if all have or had one."""
     held, placed = _holding(run), sum(pod.held_since is not None for pod in run.on_nodes)
-    return min(held) + LIMIT if held and placed < run.nodes else None
+    is_waiting = held and placed < run.nodes and not has_gathered(record, run)
+    return min(held) + LIMIT if is_waiting else None
 
 
-def incomplete(run: Run, standing: Standing, now: datetime) -> str | None:
+def incomplete(record: Attempt, run: Run, standing: Standing, now: datetime) -> str | None:
     """Return a finding if the attempt has waited too long for its last pods; else None."""
-    end = waits_until(run)
+    end = waits_until(record, run)
     if standing is not Standing.WAITING or end is None or now < end:
         return None
     said = _said(run)
@@ -29,17 +39,17 @@ def incomplete(run: Run, standing: Standing, now: datetime) -> str | None:
     return f"{finding} The pods were ended, so that other jobs can use their GPUs. {said[1]}".rstrip()
 
 
-def told(run: Run, standing: Standing) -> str:
+def told(record: Attempt, run: Run, standing: Standing) -> str:
     """Return what to tell about an attempt that waits for its last pods, as the end of a message; "" of another one."""
-    end = waits_until(run)
+    end = waits_until(record, run)
     if standing is not Standing.WAITING or end is None:
         return ""
     return f" {_counted(run)}. It gives its GPUs back at {end:%H:%M:%S} UTC if the others have none by then."
 
 
-def look_again(run: Run, now: datetime) -> timedelta | None:
+def look_again(record: Attempt, run: Run, now: datetime) -> timedelta | None:
     """Return when `incomplete` may have another answer; None if only an event can change it."""
-    end = waits_until(run)
+    end = waits_until(record, run)
     return end - now if end is not None and end > now else None
 
 

@@ -23,6 +23,7 @@ CLOSED_LIMIT = timedelta(hours=1)
 IN_USE_LIMIT = timedelta(hours=24)
 """Another node is large enough, and other pods use it. The pod stands in the scheduler's queue. No pod waits longer,
 however often the words of the scheduler change."""
+_UNPLACED = "and no other node has taken the pod for"
 _CLOSED = ("taint", "were unschedulable")
 """The scheduler's words for a node that accepts no pods, or only some."""
 
@@ -79,8 +80,13 @@ def without_a_node(record: Attempt, run: Run, why: FailureReason, now: datetime)
     waited = f"{minutes // 60} h" if minutes >= 60 else f"{minutes} min"
     said = scheduled.message.rstrip(". ")
     found = "A GPU failed on" if why is FailureReason.GPU_FAULT else "Attempts were not started on"
-    finding = f"{found} {avoided}, and no other node has taken the pod for {waited}: {said}."
+    finding = f"{found} {avoided}, {_UNPLACED} {waited}: {said}."
     return f"{finding} {remedies.of_no_node(said)}"
+
+
+def was_without_a_node(record: Attempt) -> bool:
+    """Whether the attempt has ended because of `without_a_node`, so that another one would wait in the same way."""
+    return bool(record.avoided_nodes) and _UNPLACED in (record.message or "")
 
 
 def look_again(record: Attempt, run: Run, now: datetime) -> timedelta | None:

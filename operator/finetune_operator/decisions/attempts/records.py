@@ -65,7 +65,7 @@ class History:
         interruptions = sum(retry_of(record) is Retry.INTERRUPTION for record in (*new, *new_preflights))
         return Counts(
             preflights=self.preflight if self.preflight > 1 else None,
-            attempts=max((a.number for a in self.attempts), default=before.attempts),
+            attempts=max(before.attempts, *(a.number for a in self.attempts)) if self.attempts else before.attempts,
             retries=(before.retries or 0) + self._new_retries() + self._new_repeats() or None,
             interruptions=(before.interruptions or 0) + interruptions or None,
             in_vain=progress.in_vain(before, self.before.attempts or (), self.attempts) or None,
@@ -116,12 +116,13 @@ def history(world: World, now: datetime) -> History:
     """Return the attempts of the job as they are now."""
     written = {attempt.number: attempt for attempt in world.status.attempts or []}
     first = min(written, default=1)  # Jobs of attempts that are no longer recorded may still exist
-    numbers = sorted({*written, *(number for number in world.attempts if number >= first)})
+    numbers = sorted({*written, *(number for number in (*world.attempts, *world.remains) if number >= first)})
     records: list[Attempt] = []
     standing = RunStanding(Standing.ABSENT)
     price = gpu_choice.price_of(world) if _has_cost_limit(world) else None
     for number in numbers:
-        # A Job that exists and is not recorded was created just before the operator stopped.
+        # A Job that is not recorded was created just before the operator stopped. It may be deleted meanwhile, with a
+        # pod that still runs.
         known = written.get(number) or new(world, number, placement.avoided_after(records) if records else None)
         known = usage.priced(known, price)
         standing = _standing(world, known, now)
@@ -155,9 +156,8 @@ def run_of(world: World, record: Attempt) -> Run:
     if run is not None:
         return run
     begun, nodes = record.start_time or world.created, world.spec.compute.nodes if world.spec else 1
-    return Run(name=record.name, created=begun, begun=begun, failed=True, nodes=nodes).with_pods(
-        list(world.remains.get(record.number, ()))
-    )
+    gone = Run(name=record.name, created=begun, begun=begun, failed=True, is_gone=True, nodes=nodes)
+    return gone.with_pods(list(world.remains.get(record.number, ())))
 
 
 def said_of(world: World, record: Attempt) -> End | None:
@@ -203,10 +203,8 @@ def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
         failure = FailureReason(known.reason) if known.reason in set(FailureReason) else None
         ended = Standing.SUCCEEDED if known.reason == SUCCEEDED else Standing.FAILED
         return RunStanding(ended, known.message or "", failure)
-    found = assess(run_of(world, known), now, said_of(world, known))
-    if known.number not in world.attempts and found.standing is Standing.FAILED and not found.message:
-        return replace(found, message=f"Job {known.name} was deleted before its work was done.")
-    return found
+    run = run_of(world, known)
+    return assess(run, now, said_of(world, known), gathering.has_gathered(known, run))
 
 
 def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
@@ -219,7 +217,7 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     end = last.completion_time if last.start_time else now
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
     # Pods that wait for the others of their attempt have started, but their trainer has nothing to do yet.
-    ended = _judged(world, ended, earlier, _ran(known, run) and gathering.waits_until(run) is None)
+    ended = _judged(world, ended, earlier, _ran(known, run) and gathering.waits_until(last, run) is None)
     return replace(history, attempts=(*earlier, ended))
 
 

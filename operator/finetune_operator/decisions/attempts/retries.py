@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from finetune_api.reasons import FAILURES, RETRIED_PREFLIGHTS, FailureReason, Retry
 from finetune_api.spec.run_policy import RunPolicy
 from finetune_api.status.attempts import RECORDED, Attempt, Counts
-from finetune_operator.decisions.attempts.placement import avoided_after
+from finetune_operator.decisions.attempts.placement import avoided_after, was_without_a_node
 from finetune_operator.decisions.attempts.progress import (
     is_before_first_step,
     is_in_vain,
@@ -51,6 +51,8 @@ def after_attempt(records: Sequence[Attempt], counts: Counts, policy: RunPolicy,
     if last.reason is None or was_stopped(last):
         return Again(last.completion_time or now, avoided)
     reason = FailureReason(last.reason)
+    if was_without_a_node(last):
+        return GiveUp(reason, last.message or "")
     in_vain = (counts.in_vain or 0) if is_in_vain(last) else 0
     if spent := _spent(reason, counts.reasons, in_vain, counts, policy):
         last = last.model_copy(update={"message": _with_hint(last, records)})

@@ -9,8 +9,8 @@ from finetune_operator.cluster.apply import OutdatedError, apply
 from finetune_operator.decisions.plan import Event, Plan
 from finetune_operator.observed.facts.pods import Object
 from finetune_operator.store.kept import unpacked
-from finetune_operator.store.store import JOB, Store
-from tests.unit.finetune_operator.store.objects import job, validated
+from finetune_operator.store.store import JOB, POD, Store
+from tests.unit.finetune_operator.store.objects import job, pod, run, validated
 from tests.unit.finetune_operator.worlds import fresh
 
 FINAL = Plan(is_final=True)
@@ -55,6 +55,48 @@ def test_a_final_plan_is_carried_out_while_the_job_is_as_it_was_observed() -> No
 def test_a_final_plan_is_given_up_if_the_job_has_changed(live: Object | None) -> None:
     with pytest.raises(OutdatedError):
         carry_out(job(version=2, status=validated()), live)
+
+
+class Training(Live):
+    """An API server with one job and some pods. Notes what it creates."""
+
+    def __init__(self, present: Object, *pods: Object) -> None:
+        super().__init__(present)
+        self.pods, self.asked, self.created = pods, list[str](), list[str]()
+
+    def listed(self, path: str, labels: str) -> list[Object]:
+        self.asked.append(labels)
+        return list(self.pods)
+
+    def create(self, body: Object) -> Object:
+        self.created.append(body["metadata"]["name"])
+        return body
+
+
+def begin_an_attempt(live: Training, *shown: Object) -> None:
+    store = Store(lambda key: None)
+    store.put(JOB, job(version=2, status=validated()))
+    for each in shown:
+        store.put(POD, each)
+    seen = fresh(uid="j", raw_status=validated(), remains=store.remains("j"))
+    apply(live, store, seen, Plan(create=[{"kind": "Job", **run("r2")}], is_final=True), NOW)  # type: ignore[arg-type]
+
+
+def test_no_attempt_begins_beside_a_pod_that_no_watch_has_shown() -> None:
+    """Its Job was deleted, for example by spec.suspend, before the watch of pods has shown the pod."""
+    live = Training(job(version=2, status=validated()), pod())
+
+    with pytest.raises(OutdatedError):
+        begin_an_attempt(live)
+    assert (live.created, live.asked) == ([], ["finetune.dev/job-uid=j"])
+
+
+def test_an_attempt_begins_where_all_pods_were_observed_and_that_costs_one_request() -> None:
+    """What they mean was decided."""
+    for pods in ([], [pod(phase="Failed")]):
+        live = Training(job(version=2, status=validated()), *pods)
+        begin_an_attempt(live, *pods)
+        assert (len(live.created), len(live.asked)) == (1, 1)
 
 
 class Refusing(Live):

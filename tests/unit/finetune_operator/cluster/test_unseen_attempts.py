@@ -10,7 +10,7 @@ from finetune_operator.cluster.api import Api
 from finetune_operator.cluster.observe import observe
 from finetune_operator.observed.facts.pods import Object
 from finetune_operator.observed.world import World
-from finetune_operator.store.store import JOB, RUN, Store
+from finetune_operator.store.store import JOB, POD, RUN, Store
 from tests.unit.finetune_operator.store import objects
 from tests.unit.finetune_operator.worlds import SPEC
 
@@ -76,6 +76,31 @@ def test_the_pod_that_a_deleted_job_has_left_is_found_live() -> None:
 
     assert api.asked == [("Job", "tickets-j-a1"), ("Pod", "finetune.dev/job-uid=j")]
     assert [pod.name for pod in world.remains[1]] == ["pod"]
+
+
+def test_the_pod_of_a_job_that_is_deleted_in_the_foreground_is_found_live() -> None:
+    """The Job exists until its pod has ended."""
+    leaving = objects.pod(deletionTimestamp="2026-01-02T03:04:05Z")
+
+    world = seen(Live(objects.run(deletionTimestamp="2026-01-02T03:04:05Z"), leaving), RECORD)
+
+    assert (world.attempts, [pod.name for pod in world.remains[1]]) == ({}, ["pod"])
+
+
+@pytest.mark.parametrize(("present", "attempts"), [({**objects.run(), "spec": {"suspend": True}}, [1]), (None, [])])
+def test_the_job_of_a_pod_whose_attempt_is_not_on_record_is_found_live(
+    present: Object | None, attempts: list[int]
+) -> None:
+    """The watch of pods can be earlier than that of Jobs."""
+    store, api = Store(lambda key: None), Live(present)
+    store.put(JOB, objects.job(status={"state": "Queued"}))
+    store.put(POD, objects.pod(owner="r" if present else "gone"))
+
+    found = observe(cast(Api, api), store, Accounts(cast(Api, api)), ("team", "tickets"))
+
+    assert found is not None
+    assert (list(found.attempts), list(found.remains)) == (attempts, [] if attempts else [1])
+    assert ("Job", "tickets-j-a1") in api.asked
 
 
 def test_nothing_is_asked_about_a_job_that_is_shown_or_whose_end_is_on_record() -> None:

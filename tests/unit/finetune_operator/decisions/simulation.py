@@ -91,6 +91,12 @@ class Cluster:
     """Other parts of the status that pods wrote."""
     jobs: dict[str, Job] = field(default_factory=dict)
     remains: dict[int, list[Pod]] = field(default_factory=dict)
+    watch_is_late: bool = False
+    """Whether the watch of pods does not show new pods of attempts."""
+    unseen: set[str] = field(default_factory=set)
+    """Names of the pods that exist and that the watch has not shown."""
+    deleted_unrecorded: bool = False
+    """Whether the operator has deleted a live attempt before its end was on record."""
     requested_gpu_while_invalid: bool = False
     mounted_other_secrets: bool = False
     """Whether a pod was to mount other Secrets than those that its bundle needs."""
@@ -128,7 +134,7 @@ class Cluster:
             preflight=preflights.get(number),
             preflight_number=number,
             attempts={job.number: self.run_of(job) for job in self.jobs.values() if job.step == "train"},
-            remains={number: tuple(pods) for number, pods in self.remains.items() if pods},
+            remains={number: seen for number, pods in self.remains.items() if (seen := tuple(self._seen(pods)))},
             authors=dict(self.authors),
             progress=self.progress,
         )
@@ -145,7 +151,21 @@ class Cluster:
             gpu_type=job.gpu_type,
             begun=job.begun,
         )
-        return run.with_pods(job.pods)
+        return run.with_pods(self._seen(job.pods))
+
+    def _seen(self, pods: list[Pod]) -> list[Pod]:
+        return [pod for pod in pods if pod.name not in self.unseen]
+
+    def catch_up(self) -> None:
+        """The watch shows all pods, or the operator has read them live."""
+        self.unseen.clear()
+
+    def _read_live(self) -> None:
+        """Read the pods if the running attempt has failed or is gone, and no pod shows why. As `cluster.observe`."""
+        running = [record["name"] for record in self.status.get("attempts", [])[-1:] if "reason" not in record]
+        for job in [self.jobs.get(name) for name in running]:
+            if job is None or (job.failed and not any(pod.trainer_ended for pod in self._seen(job.pods))):
+                self.catch_up()
 
     def settle(self) -> timedelta | None:
         """Let the operator decide until nothing is left to do at this time. Return when it wants to look again."""
@@ -153,6 +173,7 @@ class Cluster:
             self._control_jobs()
             if not self.operator_is_up:
                 return None
+            self._read_live()
             plan = reconcile(self.world(), self.now)
             whole = self._apply(plan)
             if whole and not plan.create and not plan.delete_jobs and plan.requeue_after != timedelta(0):
@@ -165,11 +186,17 @@ class Cluster:
         deleted = [*plan.delete_config_maps, *plan.delete_jobs]
         last = [*deleted, *status] if plan.is_final else [*status, *deleted]
         actions: list[Any] = [*plan.create, *last]
+        if any(names.LABEL_ATTEMPT in body["metadata"].get("labels", {}) for body in plan.create):
+            unseen = [pod for pods in self.remains.values() for pod in pods if pod.name in self.unseen]
+            self.catch_up()
+            if unseen:
+                return False
         allowed = self.refusals.pop(0) if self.refusals else len(actions)
         for action in actions[:allowed]:
             if action == names.child_prefix("tickets", UID):
                 self.bundle = None
             elif isinstance(action, str):
+                self.deleted_unrecorded |= self._is_running_on_record(action)
                 self.delete_job(action)
             elif "kind" in action:
                 self._create(action)
@@ -177,6 +204,13 @@ class Cluster:
                 self.status = action
                 self.statuses.append(action)
         return allowed >= len(actions)
+
+    def _is_running_on_record(self, name: str) -> bool:
+        """Whether this is a live Job of an attempt, and neither its end nor the results of the job are on record."""
+        job = self.jobs.get(name)
+        if job is None or job.is_over or job.step != "train" or "artifacts" in self.parts:
+            return False
+        return all(record["name"] != name or "reason" not in record for record in self.status.get("attempts", []))
 
     def _create(self, body: Object) -> None:
         name = body["metadata"]["name"]
@@ -221,6 +255,8 @@ class Cluster:
 
     def _new_pod(self, job: Job) -> Pod:
         self._pods += 1
+        if self.watch_is_late and job.step == "train":
+            self.unseen.add(f"{job.name}-{self._pods}")
         # Kubernetes pauses before it repeats a pod, so two of them are never created in the same second.
         created = self.now + timedelta(seconds=len(job.pods) if job.retries else 0)
         return Pod(name=f"{job.name}-{self._pods}", created=created, phase="Pending", uid=str(self._pods))

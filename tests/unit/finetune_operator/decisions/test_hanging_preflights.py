@@ -57,9 +57,11 @@ def test_a_preflight_that_its_own_watchdog_ended_is_repeated() -> None:
 def test_a_preflight_that_always_hangs_ends_the_job() -> None:
     spec = SPEC.model_copy(update={"run_policy": RunPolicy(max_retries=0)})
 
-    plan = reconcile(hanging(spec=spec), LATER)
+    recorded = reconcile(hanging(spec=spec), LATER)
+    plan = reconcile(replace(with_status(hanging(spec=spec), recorded), preflight=None), LATER)
 
-    assert (state(plan), reason(plan), plan.delete_jobs) == ("Failed", "TrainingStalled", [FIRST])
+    assert (recorded.is_final, recorded.delete_jobs) == (False, [FIRST])
+    assert (state(plan), reason(plan), plan.create) == ("Failed", "TrainingStalled", [])
     assert f"its result in the status. {remedies.SILENT_PREFLIGHT} {AGAIN}" in message(plan)
     assert FAILURES[FailureReason.TRAINING_STALLED].remedy not in message(plan), "nobody has seen the stacks"
 

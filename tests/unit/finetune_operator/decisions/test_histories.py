@@ -228,6 +228,12 @@ class Histories(RuleBasedStateMachine):
     def the_earlier_job_changes(self, earlier: EarlierJob | None) -> None:
         self.cluster.earlier_job = earlier
 
+    @rule(late=st.booleans())
+    def the_watch_of_pods_is_late_or_catches_up(self, late: bool) -> None:
+        self.cluster.watch_is_late = late
+        if not late:
+            self.cluster.catch_up()
+
     @rule(profile=st.sampled_from([PROFILE, OTHER_SECRETS, OTHER_GPUS]))
     def the_profile_is_changed(self, profile: FineTuneProfileSpec) -> None:
         self.cluster.profile = profile
@@ -270,6 +276,7 @@ class Histories(RuleBasedStateMachine):
         self.cluster.settle()
         assert not self.cluster.requested_gpu_while_invalid
         assert not self.cluster.mounted_other_secrets
+        assert not self.cluster.deleted_unrecorded, "the end of an attempt may be lost"
         assert len(self._not_ended()) <= 1, "two trainers"
         if self.cluster.operator_is_up and self.cluster.status.get("state") in ("Suspended", "Complete", "Failed"):
             live = [job.name for job in self.cluster.jobs.values() if self._is_live(job) and job.step != names.CLEANUP]
@@ -292,6 +299,8 @@ class Histories(RuleBasedStateMachine):
             assert reconcile(self.cluster.world(), self.cluster.now) == Plan()
             return
         self.cluster.operator_is_up = True
+        self.cluster.watch_is_late = False
+        self.cluster.catch_up()
         self.cluster.cleanup_has_turn = True
         if self.cluster.earlier_job is not None:
             self.cluster.earlier_job = replace(self.cluster.earlier_job, is_cleaned=False)
@@ -400,7 +409,8 @@ class Histories(RuleBasedStateMachine):
             assert not is_late or f" {deadline} s after" in ready["message"], "not the deadline that the spec has"
             # A deadline, or a spec that cannot be carried out, waits for no pod that nobody has asked to stop.
             waits = ready["reason"] not in (FailureReason.DEADLINE_EXCEEDED, FailureReason.SPEC_INVALID)
-            stopping = [pod for pod in self._not_ended() if pod.is_leaving or waits]
+            seen = [pod for pod in self._not_ended() if pod.name not in self.cluster.unseen]
+            stopping = [pod for pod in seen if pod.is_leaving or waits]
             assert "artifacts" in self.cluster.parts or stopping == [], "the job ends before its last pod"
         assert all("completionTime" in a for a in status.get("attempts", []) if "startTime" in a)
         spent = sum(a.get("gpuSeconds", 0) for a in status.get("attempts", []))

@@ -18,7 +18,7 @@ from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import Claim
-from finetune_operator.observed.facts.pods import Object, Pod, PodCondition
+from finetune_operator.observed.facts.pods import NodeState, Object, Pod, PodCondition
 from finetune_operator.observed.world import Progress, World
 from tests.unit.finetune_operator.decisions.attempts.recorded import GPU, HOUR, attempts, priced
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
@@ -142,6 +142,44 @@ def test_a_pod_without_a_node_is_waited_for_up_to_a_limit_while_the_others_hold_
     again = with_status(world, late)
     (job,) = reconcile(replace(again, attempts={}), NOW + LIMIT).create[-1:]
     assert (job["kind"], job["metadata"]["name"]) == ("Job", "tickets-12345678-a2"), "it is tried again"
+
+
+def test_pods_that_have_run_together_wait_for_no_other_when_one_is_gone() -> None:
+    """A pod was deleted by force, or with its Node object. The other one stores its checkpoint, and then says that it
+    has lost it."""
+    world = two(on(0), on(1))
+    world = with_status(world, reconcile(world, NOW))
+    alone = replace(world, attempts=two(on(0)).attempts)
+    for time in (LIMIT / 2, 2 * LIMIT):
+        plan = reconcile(alone, NOW + time)
+        assert (state(plan), reason(plan), plan.delete_jobs) == ("Running", "Training", [])
+        assert "gives its GPUs back" not in message(plan)
+    told = TerminationMessage(reason=FailureReason.PEER_LOST, message="Lost.", step=7)
+    lost = on(0, "Failed", exit_code=38, finished=NOW + HOUR, termination=told)
+    (ended,) = attempts(reconcile(replace(world, attempts=two(lost).attempts), NOW + HOUR))
+    assert ended["reason"] == FailureReason.EVICTED
+    assert ended["message"] == f"The pod with index 1 of Job {JOB} was deleted before its work was done."
+    assert ended["lastStep"] == 7
+
+
+def test_the_last_pod_that_is_left_counts_as_lost_with_its_node() -> None:
+    world = two(on(0), on(1))
+    world = with_status(world, reconcile(world, NOW))
+    leaving = on(0, due=NOW + HOUR, grace=timedelta(0), node_state=NodeState.GONE)
+    (ended,) = attempts(reconcile(replace(world, attempts=two(leaving).attempts), NOW + HOUR))
+    assert ended["reason"] in (FailureReason.NODE_LOST, FailureReason.EVICTED)
+
+
+def test_a_job_that_its_queue_starts_again_waits_for_its_last_pods_anew() -> None:
+    world = two(on(0), on(1))
+    world = with_status(world, reconcile(world, NOW))
+    placed = {"PodScheduled": PodCondition("True", "", "", NOW + HOUR)}
+    again = on(0, name="again", created=NOW + HOUR, conditions=placed)
+    resumed = Run(JOB, NOW, begun=NOW + HOUR, nodes=2).with_pods([again])
+    world = replace(world, attempts={1: resumed})
+    (ended,) = attempts(reconcile(world, NOW + HOUR + LIMIT))
+    assert reason(reconcile(world, NOW + HOUR)) == "WaitingForGPU"
+    assert "the others have had none for 10 min" in ended["message"]
 
 
 def test_a_pod_that_is_being_removed_holds_no_gpu_for_its_replacement() -> None:

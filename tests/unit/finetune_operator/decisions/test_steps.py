@@ -212,10 +212,12 @@ def test_a_pod_that_can_never_start_is_removed_with_its_job() -> None:
     stuck = pod(
         "Pending", waiting_reason="ErrImagePull", waiting_message="not found", created=NOW - timedelta(minutes=5)
     )
-    plan = reconcile(validated(attempts={1: attempt(stuck)}), NOW)
+    world = validated(attempts={1: attempt(stuck)})
+    plan = reconcile(world, NOW)
+    ended = reconcile(replace(with_status(world, plan), attempts={}), NOW)
 
     assert plan.delete_jobs == ["tickets-12345678-a1"]
-    assert plan.events[0].reason == "ImagePullFailed"
+    assert ended.events[0].reason == "ImagePullFailed"
 
 
 def test_kueues_queue_travels_to_the_attempt_alone() -> None:

@@ -11,6 +11,7 @@ from finetune_api.status.job import ConditionType, FineTuneJobStatus
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.pods import Companion, NodeState
+from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import attempts
 from tests.unit.finetune_operator.plans import kinds, message, reason, state
 from tests.unit.finetune_operator.worlds import (
@@ -108,9 +109,32 @@ SIDECAR = {"companions": (Companion("istio-proxy", is_running=True),), "finished
 @pytest.mark.parametrize(("exit_code", "end"), [(0, "Complete"), (29, "Failed")])
 def test_a_pod_that_a_sidecar_keeps_running_goes_with_its_job(exit_code: int, end: str) -> None:
     world = published if exit_code == 0 else validated
-    plan = reconcile(world(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))}), NOW)
+    world = world(attempts={1: attempt(pod(exit_code=exit_code, **SIDECAR))})
+    plan = reconcile(world, NOW)
 
-    assert (state(plan), plan.delete_jobs) == (end, ["tickets-12345678-a1"])
+    assert plan.delete_jobs == ["tickets-12345678-a1"]
+    if not plan.is_final:
+        plan = reconcile(replace(with_status(world, plan), attempts={}), NOW)
+    assert state(plan) == end
+
+
+@pytest.mark.parametrize(
+    ("world", "reason_of_the_end"),
+    [
+        (validated(attempts={1: attempt(pod(exit_code=29, **SIDECAR))}), "LossDiverged"),
+        (validated(attempts={1: attempt(pod(exit_code=0, **SIDECAR))}), "TrainerCrashed"),
+        (fresh(preflight=preflight(pod(exit_code=21, **SIDECAR))), "DatasetInvalid"),
+    ],
+    ids=["an attempt", "an attempt without results", "a preflight"],
+)
+def test_an_end_is_on_record_before_the_job_of_the_pod_is_deleted(world: World, reason_of_the_end: str) -> None:
+    """If the operator stops after it has deleted the Job, nothing else tells how it ended."""
+    plan = reconcile(world, NOW)
+
+    assert (state(plan), plan.is_final, len(plan.delete_jobs)) == ("Pending", False, 1)
+    gone = replace(with_status(world, plan), attempts={}, preflight=None)
+    ended = reconcile(gone, NOW)
+    assert (state(ended), reason(ended), ended.create) == ("Failed", reason_of_the_end, [])
 
 
 def test_a_preflight_that_a_sidecar_keeps_running_goes_while_training_begins() -> None:

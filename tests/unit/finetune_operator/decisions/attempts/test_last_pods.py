@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_api.spec.run_policy import RunPolicy
+from finetune_api.spec.run_policy import Budget, RunPolicy
 from finetune_api.status.job import ConditionType
 from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.world import World
@@ -103,3 +103,57 @@ def test_a_job_ends_after_the_last_pod_has_stopped_and_pays_for_it_until_then() 
     )
     assert (state(ended), attempts(ended)[0]["gpuSeconds"]) == ("Failed", 30)
     assert "maxInterruptions allows 0" in message(ended)
+
+
+POD = "tickets-12345678-x"
+
+
+@pytest.mark.parametrize(
+    ("spec", "end"),
+    [
+        ({"suspend": True}, "Suspended"),
+        ({"run_policy": RunPolicy(budget=Budget(gpu_hours=0.01))}, "Suspended"),
+        ({"run_policy": RunPolicy(max_interruptions=0)}, "Pending"),
+        ({}, "Pending"),
+    ],
+    ids=["suspended", "over its budget", "about to fail", "about to try again"],
+)
+def test_a_job_whose_pod_was_left_behind_says_so_and_how_to_end_it(spec: dict[str, object], end: str) -> None:
+    """kubectl delete job --cascade=orphan."""
+    running = with_status(validated(), reconcile(validated(attempts={1: attempt(pod(started=NOW))}), NOW))
+    running = replace(running, spec=SPEC.model_copy(update=spec))
+    leaving = replace(running, remains={1: (pod(started=NOW, due=NOW + timedelta(seconds=720)),)})
+    left = replace(running, remains={1: (pod(started=NOW),)})
+
+    for world, is_told in ((left, True), (leaving, False)):
+        told = with_status(world, reconcile(world, NOW + timedelta(seconds=600)))
+        plan = reconcile(told, NOW + timedelta(seconds=600))
+        said = message(plan) if plan.status else message_of(told)
+        assert told.raw_status["state"] == end
+        assert (f"To end it: kubectl delete pod {POD}." in said) is is_told
+    (record,) = attempts(reconcile(replace(left, spec=SPEC), NOW))
+    assert record["message"] == "Job tickets-12345678-a1 was deleted before its work was done."
+
+
+def message_of(world: World) -> str:
+    return next(str(c["message"]) for c in world.raw_status["conditions"] if c["type"] == "Ready")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_attempt_that_no_status_has_is_waited_for_and_counted_also_if_its_job_is_gone(number: int) -> None:
+    """The operator stopped after it had created the Job, and somebody has deleted the Job meanwhile."""
+    world = validated()
+    if number == 2:
+        failed = validated(attempts={1: attempt(pod("Failed", exit_code=137), failed=True)})
+        world = replace(with_status(world, reconcile(failed, NOW)), attempts={})
+    world = replace(world, remains={number: (pod(started=NOW),)})
+
+    stops = reconcile(world, NOW + timedelta(hours=1))
+    world = with_status(world, stops)
+    waits = reconcile(world, NOW + timedelta(hours=1))
+    again = reconcile(replace(world, remains={}), NOW + timedelta(hours=2))
+
+    assert (kinds(stops), kinds(waits)) == ([], [])
+    assert [record["number"] for record in attempts(stops)] == list(range(1, number + 1))
+    assert again.create[-1]["metadata"]["name"] == f"tickets-12345678-a{number + 1}"
+    assert attempts(again)[number - 1]["gpuSeconds"] == 7200

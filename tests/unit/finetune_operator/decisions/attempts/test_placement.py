@@ -1,7 +1,7 @@
 """An attempt that avoids nodes with a broken GPU waits for another node, and never for ever."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -55,14 +55,24 @@ def after(world: World, time: timedelta) -> Plan:
     return reconcile(world, NOW + time)
 
 
+def end_of(world: World, now: datetime) -> Plan:
+    """Return the plan that ends the job. Before it, the end of the attempt is put on record, and its Job deleted."""
+    number = max(world.attempts)
+    plan = reconcile(world, now)
+    assert (state(plan), plan.is_final) == ("Pending", False)
+    assert plan.delete_jobs == [world.attempts[number].name]
+    left = {each: run for each, run in world.attempts.items() if each != number}
+    return reconcile(replace(with_status(world, plan), attempts=left), now)
+
+
 @pytest.mark.parametrize(("said", "limit"), WAITS.items())
 def test_the_wait_ends_by_what_the_scheduler_says_of_the_other_nodes(said: str, limit: timedelta) -> None:
     world = waiting(said)
 
-    before, ended = after(world, limit - SECOND), after(world, limit)
+    before, ended = after(world, limit - SECOND), end_of(world, NOW + limit)
 
     assert (state(before), reason(before), before.requeue_after) == ("Queued", "WaitingForGPU", SECOND)
-    assert (state(ended), reason(ended), ended.delete_jobs) == ("Failed", "GPUFault", ["tickets-12345678-a2"])
+    assert (state(ended), reason(ended), ended.create) == ("Failed", "GPUFault", [])
 
 
 def test_the_waiting_job_says_what_helps_and_when_the_wait_ends() -> None:
@@ -78,7 +88,7 @@ def test_the_waiting_job_says_what_helps_and_when_the_wait_ends() -> None:
 def test_the_failed_job_says_for_how_long_it_waited_and_what_the_scheduler_found() -> None:
     said = f"0/2 nodes are available: {AVOIDED}, {TAINT}. {NEVER}"
 
-    told = message(after(waiting(said), CLOSED_LIMIT))
+    told = message(end_of(waiting(said), NOW + CLOSED_LIMIT))
 
     assert told.startswith(
         f"A GPU failed on n1, and no other node has taken the pod for 1 h: {said} What helps: correct nodeSelector"
@@ -114,7 +124,8 @@ def test_a_node_that_is_away_for_a_moment_does_not_end_a_long_wait(
     changed = timedelta(hours=hours)
     world = now_said(said, changed, gated)
 
-    at_once, before, ended = (after(world, changed + time) for time in (timedelta(0), limit - SECOND, limit))
+    at_once, before = (after(world, changed + time) for time in (timedelta(0), limit - SECOND))
+    ended = end_of(world, NOW + changed + limit)
 
     assert [(state(plan), plan.requeue_after) for plan in (at_once, before)] == [("Queued", limit), ("Queued", SECOND)]
     assert (state(ended), reason(ended)) == ("Failed", "GPUFault")
@@ -127,7 +138,7 @@ def test_a_node_that_is_away_for_a_moment_does_not_end_a_long_wait(
 def test_words_that_change_again_and_again_do_not_keep_a_job_for_ever(said: str) -> None:
     world = now_said(said, IN_USE_LIMIT - SECOND)
 
-    before, ended = after(world, IN_USE_LIMIT - SECOND), after(world, IN_USE_LIMIT)
+    before, ended = after(world, IN_USE_LIMIT - SECOND), end_of(world, NOW + IN_USE_LIMIT)
 
     assert (state(before), before.requeue_after) == ("Queued", SECOND)
     assert (state(ended), reason(ended)) == ("Failed", "GPUFault")
@@ -160,7 +171,7 @@ def test_a_job_that_can_only_run_on_a_node_that_does_not_start_it_fails_with_tha
         for _ in range(2):
             world, now = with_status(world, reconcile(world, now)), now + timedelta(seconds=30)
 
-    before, after_it = reconcile(world, NOW + NO_NODE_LIMIT - SECOND), reconcile(world, NOW + NO_NODE_LIMIT)
+    before, after_it = reconcile(world, NOW + NO_NODE_LIMIT - SECOND), end_of(world, NOW + NO_NODE_LIMIT)
 
     told = next(condition["message"] for condition in world.raw_status["conditions"] if condition["type"] == "Ready")
     assert "It does not use n1, because earlier attempts failed there." in told

@@ -100,7 +100,9 @@ def test_a_pod_that_has_lost_its_job_and_waits_for_a_node_is_named() -> None:
     plan = reconcile(world, NOW + HOUR)
 
     assert (plan.status, plan.create) == (None, [])
-    assert message(Plan(status=world.raw_status)).endswith("Attempt 2 starts when pod p1 has ended.")
+    assert message(Plan(status=world.raw_status)).endswith(
+        "Attempt 2 starts when pod p1 has ended. To end it: kubectl delete pod p1."
+    )
 
 
 def with_reason(plan: Plan, world: World) -> Plan:
