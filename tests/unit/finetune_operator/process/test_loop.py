@@ -153,7 +153,7 @@ def test_a_job_does_not_end_while_a_job_of_it_cannot_be_deleted_and_says_so() ->
 
     assert (live.job["status"]["state"], ready(live)["reason"]) == ("Pending", "DeletionRefused")
     assert ready(live)["message"].endswith(TOLD)
-    assert (ready(live)["message"].count("refused"), live.job["metadata"]["resourceVersion"]) == (1, "2")
+    assert (ready(live)["message"].count("refused"), live.job["metadata"]["resourceVersion"]) == (1, "3")
 
     live.keeps = None
     workers._once(KEY)
