@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -205,9 +206,10 @@ def test_an_error_of_the_file_system_has_a_reason(
     assert caught.value.reason is reason
 
 
-def test_an_error_of_the_work_inside_an_open_file_stays_what_it_is(mounts: Path) -> None:
-    with pytest.raises(ConnectionRefusedError), storage(mounts).open("pvc://data/other.jsonl"):
-        raise ConnectionRefusedError(errno.ECONNREFUSED, "elsewhere")
+def test_an_error_of_the_content_of_an_open_file_stays_what_it_is(mounts: Path) -> None:
+    opened = storage(mounts).open("pvc://data/other.jsonl")
+    with pytest.raises(gzip.BadGzipFile), opened as stream, gzip.open(stream) as rows:
+        rows.read()
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(mounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
