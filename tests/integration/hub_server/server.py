@@ -2,10 +2,12 @@
 git and in LFS, redirects to a second server with signed URLs, ranges, and faults."""
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 from tests.integration.hub_server.protocol import HubHandler
 from tests.integration.hub_server.state import Hub
@@ -51,10 +53,18 @@ def running_hub(listen: Listen = on_loopback) -> Iterator[HubServer]:
         server.close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed leaves a broken connection behind, which is no error of a test."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _serve(listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(listener.getsockname(), handler, bind_and_activate=False)
+    server = _Server(listener.getsockname(), handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    server.daemon_threads = True
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
