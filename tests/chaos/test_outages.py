@@ -36,6 +36,7 @@ def phase(scene: Scene, pod: str) -> str:
     return scene.cluster.kubectl("get", "pod", pod, "-o", "jsonpath={.status.phase}")
 
 
+@pytest.mark.thorough
 def test_a_node_off_the_network_is_lost_and_its_pod_runs_on(scene: Scene, pod: str) -> None:
     scene.outages.disconnect(SECOND_NODE)
     wait_for("the node to be lost", lambda: ready(scene), lambda found: found == "Unknown", LEASE_SECONDS + 40)
@@ -48,6 +49,7 @@ def test_a_node_off_the_network_is_lost_and_its_pod_runs_on(scene: Scene, pod: s
     assert scene.cluster.kubectl("logs", pod) == ""
 
 
+@pytest.mark.thorough
 def test_a_node_without_power_loses_its_pod_and_comes_back_with_room_for_another(scene: Scene, pod: str) -> None:
     scene.outages.power_off(SECOND_NODE)
     wait_for("the node to be lost", lambda: ready(scene), lambda found: found == "Unknown", LEASE_SECONDS + 40)

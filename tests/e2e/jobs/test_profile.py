@@ -73,6 +73,7 @@ def of_types(tenant: Tenant, types: str) -> dict[str, Job]:
     return {name: created(tenant, name, profileName=types, compute=usual | wish) for name, wish in wishes.items()}
 
 
+@pytest.mark.thorough
 def test_a_job_trains_on_the_cheapest_gpu_type_that_fits(tenant: Tenant, of_types: dict[str, Job]) -> None:
     job = of_types["chosen"]
     status = tenant.end_of(job)

@@ -167,6 +167,7 @@ def followers(tenant: Tenant, story: Story) -> dict[str, Job]:
     return jobs
 
 
+@pytest.mark.thorough
 def test_a_later_job_continues_from_the_checkpoint_of_the_failed_one(
     tenant: Tenant, story: Story, followers: dict[str, Job]
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_later_job_continues_from_the_checkpoint_of_the_failed_one(
     assert weights(tenant, "continued") == weights(tenant, "whole"), "another training than without the stops"
 
 
+@pytest.mark.thorough
 def test_a_later_job_continues_with_more_gpus_and_trains_the_same_weights(
     tenant: Tenant, story: Story, followers: dict[str, Job]
 ) -> None:
@@ -198,6 +200,7 @@ def weights(tenant: Tenant, output: str) -> bytes:
     return bytes(tenant.s3.get_object(Bucket="results", Key=key)["Body"].read())
 
 
+@pytest.mark.thorough
 def test_a_later_job_with_another_batch_size_is_refused_before_it_requests_a_gpu(followers: dict[str, Job]) -> None:
     job = followers["other-batch"]
 
@@ -220,6 +223,7 @@ def cleaned_up(job: Job) -> Object:
     return dict(wait_for(f"the checkpoints of {job.name} to be deleted", told, timeout=SECONDS)[0])
 
 
+@pytest.mark.thorough
 def test_a_pod_with_the_tenants_account_deletes_the_checkpoints_when_they_are_no_longer_kept(
     tenant: Tenant, desk: Desk, story: Story, followers: dict[str, Job]
 ) -> None:

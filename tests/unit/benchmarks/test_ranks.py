@@ -17,6 +17,7 @@ def test_the_table_gives_each_speed_as_a_multiple_of_that_of_one_process() -> No
     assert f"| {THREADS} | 150 | 1.50 |" in text
 
 
+@pytest.mark.thorough
 def test_a_turn_of_two_processes_measures_a_training() -> None:
     arguments = ["--model", "toy", "--tokens", "16", "--steps", "1", "--turns", "1"]
     assert ranks._turn(*ranks.CONTENDERS[TWO], arguments) > 0
