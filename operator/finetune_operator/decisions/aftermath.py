@@ -38,7 +38,9 @@ def _without_expired(world: World, plan: Plan, now: datetime) -> Plan:
     cleanup = names.cleanup_name(world.name, world.uid)
     stays = is_kept or (world.cleanup is not None and world.cleanup.failed)
     jobs = [name for name in world.children if not (stays and name == cleanup)]
-    is_due = bool(jobs) or is_told or -left < WITHOUT_JOBS
+    # A cleanup that waits for its turn or runs is looked at every minute. The deletion is not repeated each time.
+    cleans_up = is_kept and world.keep is not None and world.ended_at + world.keep <= now
+    is_due = bool(jobs) or is_told or (not cleans_up and -left < WITHOUT_JOBS)
     return replace(
         plan,
         delete_jobs=list(dict.fromkeys((*plan.delete_jobs, *jobs))),

@@ -287,6 +287,6 @@ def _held(world: World, now: datetime) -> list[Pod]:
 
 def _how_to_end(world: World, pod: Pod) -> str:
     """Return how to end a pod that no Job and no operator ends, as the end of a message; "" of another pod."""
-    return (
-        "" if pod.is_leaving or plans.live(*world.attempts.values()) else f" To end it: kubectl delete pod {pod.name}."
-    )
+    if pod.is_leaving or plans.live(*world.attempts.values()):
+        return ""
+    return f" To end it: kubectl delete pod {pod.name}."

@@ -60,7 +60,7 @@ class Store:
         kept = _parsed(kind, raw)
         with self._lock:
             keys = self._put(kind, kept) if kept is not None else self._ignore(kind, uid, version)
-            if own and keys is not None:
+            if own and kept is not None and keys is not None:  # no watch shows one that is ignored as a write
                 self._own_writes.written(uid, version)
             elif not own:
                 self._own_writes.shown(uid, version)

@@ -32,14 +32,14 @@ DEFAULTED = "fields with their default"
 SETTLED = {
     "status.resolved.method": "spec.method.type",
     "status.resolved.learningRate": "spec.training.learningRate",
-    "status.resolved.warmupSteps": "spec.training.warmupRatio",
     "status.resolved.totalSteps": "spec.training.maxSteps",
+    "status.resolved.warmupSteps": "spec.training.warmupRatio",
     "status.resolved.evaluateEvery": "spec.training.evaluateEvery",
     "status.resolved.publish": "spec.training.publish",
 }
 """The facts that preflight settles, each with the field of the spec that has no other effect on the steps. They are
 compared in place of their fields: a job that sets what an earlier one has by default takes the same steps. The fields
-are written for earlier versions, which compare them."""
+are written for earlier versions, which compare them. The steps come before the warm-up, which follows from them."""
 
 
 def _inside(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_trainer.checkpoints.folder import DEFAULTED
+from finetune_trainer.checkpoints.folder import DEFAULTED, SETTLED
 from finetune_trainer.handover.prepared import Prepared
 
 ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
@@ -34,7 +34,7 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
         "the digest of the data": prepared.preflight.digest,
         "the digest of the base model": prepared.model_digest,
-        **{f"status.resolved.{name}": value for name, value in settled.items()},
+        **{name: settled[key] for name in SETTLED if (key := name.removeprefix("status.resolved.")) in settled},
         DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
     }
 

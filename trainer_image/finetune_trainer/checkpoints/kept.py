@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, STORAGE_SPEED, Background
 from finetune_trainer.checkpoints.folder import MANIFEST, Content, Unusable, read_folder, read_manifest, write_folder
 from finetune_trainer.pod.failure import Cancelled, PeerFailed, StopRequested, Superseded, TrainerFailure, failure_of
 from finetune_trainer.pod.liveness.heartbeat import quiet_work
@@ -55,6 +55,12 @@ class _Missing:
     name: str
     files: Mapping[str, Content]
     then: Callable[[], None]
+
+    @property
+    def least_seconds(self) -> float:
+        """How long a storage takes for the files where nothing is wrong."""
+        known = (each for each in self.files.values() if isinstance(each, bytes | Path))
+        return sum(each.stat().st_size if isinstance(each, Path) else len(each) for each in known) / STORAGE_SPEED
 
 
 class _End:
@@ -190,8 +196,12 @@ class KeptResults:
             raise
 
     def _keep_missing_last(self) -> None:
-        while self._missing and (left := self.seconds_at_the_end()) > 0:
-            place, missing = next(iter(self._missing.items()))
+        while (left := self.seconds_at_the_end()) > 0:
+            # A whole model is not begun: GPUs would be held for an upload that cannot end.
+            place = next((place for place, missing in self._missing.items() if missing.least_seconds < left), None)
+            if place is None:
+                break
+            missing = self._missing[place]
             try:
                 if missing.results._write_within(missing.name, missing.files, left):
                     self._found_its_place(place)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.bundle import Bundle
+from finetune_api.reasons import FailureReason
 from finetune_api.spec.method import MethodType
 from finetune_api.status.job import Artifacts
 from finetune_trainer.evaluation.table import evaluation_table
@@ -133,8 +134,17 @@ def publish(storage: JobStorage, bundle: Bundle, placed: Mapping[str, Any]) -> A
 
     Raises TrainerFailure OutputOccupied if another job has published to output.uri."""
     uri, content = join(bundle.spec.output.uri, MANIFEST), as_bytes(placed)
-    while not storage.write_bytes(uri, content, if_absent=True) and published(storage, bundle) is None:
-        pass  # the manifest that was there is deleted: its writer was killed before it was whole
+
+    def is_there() -> bool:
+        return storage.write_bytes(uri, content, if_absent=True) or published(storage, bundle) is not None
+
+    # Again, because another pod may just have deleted a manifest whose writer was killed.
+    if not (is_there() or is_there()):
+        raise TrainerFailure(
+            FailureReason.OUTPUT_NOT_WRITABLE,
+            f"{uri} is no regular file, so the results cannot be published.",
+            "Delete it.",
+        )
     try:
         storage.delete_prefix(work_prefix(bundle))
         storage.delete_prefix(place_of_unpublished(bundle))

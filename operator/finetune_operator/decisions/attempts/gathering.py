@@ -12,13 +12,15 @@ from finetune_operator.observed.standing import Standing
 
 LIMIT = timedelta(minutes=10)
 """An autoscaler may need this long to add a node."""
+RESUMED = timedelta(seconds=60)
+"""The controller of a resumed Job creates its pods before it writes startTime, so a pod can have its node earlier."""
 
 
 def has_gathered(record: Attempt, run: Run) -> bool:
     """Whether the pods of all nodes have run together. One that is gone since then is not replaced: the others end.
 
     Only pods of the Job's present life count: a queue can stop the Job, and start it with other pods."""
-    began = run.begun or run.created
+    began = (run.begun or run.created) - RESUMED
     return sum(pod.start_time >= began for pod in record.pods or ()) >= run.nodes > 1
 
 

@@ -11,8 +11,9 @@ from finetune_api.bundle import TerminationMessage
 from finetune_api.reasons import FailureReason
 from finetune_api.status.attempts import Attempt
 from finetune_api.status.job import ConditionType
-from finetune_operator.decisions.attempts.gathering import LIMIT
+from finetune_operator.decisions.attempts.gathering import LIMIT, has_gathered
 from finetune_operator.decisions.attempts.placement import avoided_after
+from finetune_operator.decisions.attempts.records import history
 from finetune_operator.decisions.objects import children, claims, gangs
 from finetune_operator.decisions.objects.children import Try
 from finetune_operator.decisions.reconcile import reconcile
@@ -120,6 +121,22 @@ def test_the_service_goes_in_its_time_also_if_a_person_has_deleted_the_jobs(keep
     plans = [reconcile(over, NOW + hours * HOUR) for hours in (0, 2, 25)]
 
     assert [plan.delete_networks for plan in plans] == [[], [NAME], []], "not at each start of the operator"
+
+
+def test_the_deletion_of_the_service_is_not_repeated_while_a_cleanup_waits_for_its_turn() -> None:
+    over = fresh(ended_at=NOW, ttl=HOUR, keep=HOUR, had_several_nodes=True, raw_status={"observedGeneration": 1})
+
+    assert reconcile(over, NOW + 2 * HOUR).delete_networks == []
+
+
+def test_pods_that_had_their_node_before_their_resumed_job_said_that_it_started_have_run_together() -> None:
+    world = two(on(0), on(1))
+    record = history(world, NOW).last
+    assert record is not None
+
+    resumed = [replace(world.attempts[1], begun=NOW + timedelta(seconds=later)) for later in (59, 600)]
+
+    assert [has_gathered(record, run) for run in resumed] == [True, False], "the second time, with other pods"
 
 
 def test_a_pod_without_a_node_is_waited_for_up_to_a_limit_while_the_others_hold_their_gpus() -> None:

@@ -112,6 +112,14 @@ def test_an_own_write_counts_at_once_is_not_reported_and_is_expected_from_a_watc
     assert told == []
 
 
+def test_no_watch_is_expected_to_show_a_pod_that_is_read_live_and_is_nobodys(store: Store) -> None:
+    foreign = pod()
+    foreign["metadata"] |= {"ownerReferences": []}
+    foreign["metadata"]["labels"].pop(names.LABEL_CONTROLLER, None)
+    store.put(POD, foreign, own=True)
+    assert store.longest_unseen() == 0
+
+
 def test_a_run_that_the_operator_deleted_is_gone_before_a_watch_shows_it(store: Store) -> None:
     store.put(RUN, run(), own=True)
     store.forget_run("j", "tickets-j-a1")

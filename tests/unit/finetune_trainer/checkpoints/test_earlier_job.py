@@ -103,6 +103,7 @@ def test_a_field_that_changes_the_steps_is_named_and_the_job_refused(
             "Set spec.training.warmupRatio so that status.resolved.warmupSteps is 0, as in that job.",
         ),
         ({"training": {"maxSteps": 2}}, "Set spec.training.maxSteps to 6."),
+        ({"training": {"maxSteps": 2, "warmupRatio": 0.9}}, "Set spec.training.maxSteps to 6."),
         ({"dataset": {"split": {"validation": 0.2}}}, "Set spec.model, spec.dataset, "),
     ],
 )

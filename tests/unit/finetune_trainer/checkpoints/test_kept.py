@@ -143,6 +143,26 @@ def test_a_result_that_the_storage_did_not_take_is_written_before_the_pod_ends_i
     assert opened(place, "b", tmp_path, counts, monkeypatch).on(weights="w").find("trained") is not None
 
 
+def test_a_result_that_is_too_large_for_the_time_that_is_left_is_not_begun_again(
+    place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, sent = opened(place, "a", tmp_path, counts, monkeypatch), list[str]()
+
+    def refused(self: JobStorage, *arguments: object) -> None:
+        sent.append("again")
+        down()
+
+    monkeypatch.setattr(JobStorage, "send", refused)
+    monkeypatch.setattr(module, "STORAGE_SPEED", 0.01)
+    (tmp_path / "model").write_bytes(b"whole")
+    assert not kept.keep("trained", {"model": tmp_path / "model"})
+    before = list(sent)
+    with pytest.raises(StopRequested), kept.missing_kept_at_the_end():
+        raise StopRequested
+    assert sent == before
+    assert "A later attempt will have to repeat" in capsys.readouterr().out
+
+
 def test_a_storage_that_stays_away_does_not_hold_the_end_of_the_pod(
     place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,16 @@ def test_the_manifest_of_another_job_occupies_the_place(make_bundle: MakeBundle,
         published(open_storage(bundle), bundle)
 
 
+def test_a_manifest_that_is_no_file_ends_the_publishing(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    monkeypatch.setattr(JobStorage, "write_bytes", lambda *arguments, **more: False)  # as of a link that leads nowhere
+    with pytest.raises(TrainerFailure, match=r"manifest\.json is no regular file") as caught:
+        publish(open_storage(bundle), bundle, {})
+    assert caught.value.reason is FailureReason.OUTPUT_NOT_WRITABLE
+
+
 def test_a_local_run_recognises_its_own_results_by_the_spec(make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle()
     publish_into(open_storage(bundle), bundle, tmp_path / "staging")

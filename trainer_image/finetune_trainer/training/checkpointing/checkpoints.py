@@ -5,7 +5,7 @@ from time import perf_counter, sleep
 
 from torch import Tensor
 
-from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, Background
+from finetune_trainer.checkpoints.background import LAST_UPLOAD_SECONDS, STORAGE_SPEED, Background
 from finetune_trainer.checkpoints.buffers import bytes_of
 from finetune_trainer.checkpoints.pace import Pace
 from finetune_trainer.checkpoints.store import CheckpointStore
@@ -29,9 +29,6 @@ STOPPED_SECONDS = 1.0
 LAST_COPY_SECONDS = 5.0
 """How long rank 0 waits after SIGTERM for an upload that is under way, before it copies sharded weights. The other
 ranks wait ten seconds for its word (`finetune_trainer.ranks.group`)."""
-STORAGE_SPEED = 50_000_000
-"""Bytes per second that a storage takes from one pod where nothing is wrong. A storage that was slow once is tried
-again after SIGTERM if it could take the last checkpoint in time at this speed."""
 PAUSE_SECONDS = 1.0
 """Pause between two tries to upload the last checkpoint after SIGTERM."""
 
