@@ -90,6 +90,15 @@ def unstopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     termination._Stop.unreported.clear()
 
 
+@pytest.fixture
+def handled(unstopped: None) -> Iterator[None]:
+    """SIGTERM is handled as in a pod."""
+    before = signal.getsignal(signal.SIGTERM)
+    termination.handle_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised Llama with a tokenizer and a chat template, as save_pretrained writes them. Read only."""

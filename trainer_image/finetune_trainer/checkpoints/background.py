@@ -75,5 +75,5 @@ class Background:
 
 
 STORAGE_SPEED = 50_000_000
-"""Bytes per second that a storage takes from one pod where nothing is wrong. A storage that was slow once is tried
-again after SIGTERM if it could take the last checkpoint in time at this speed."""
+"""Bytes per second that a storage takes from one pod where nothing is wrong. At the end of a pod, an upload
+that failed or was slow before is begun again only if it could end in time at this speed."""

@@ -246,10 +246,8 @@ class KeptResults:
         def write(advance: Callable[[int], None]) -> None:
             try:
                 self._write(name, files, advance)
-            except Cancelled:
-                raise
-            except BaseException as error:  # a thread that dies would look like one that has written
-                failed.append(failure_of(error))
+            except TrainerFailure as failure:  # `_write` raises no other one: a dead thread would look like success
+                failed.append(failure)
 
         ended = False
         try:

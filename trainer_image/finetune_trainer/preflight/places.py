@@ -13,7 +13,7 @@ from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import phase
 from finetune_trainer.storage.claims.failures import read_only
 from finetune_trainer.storage.job_storage import JobStorage, join
-from finetune_trainer.storage.ownership import delete_leftovers, published
+from finetune_trainer.storage.ownership import found_published
 from finetune_trainer.storage.stores import CORRECT_URI
 
 
@@ -43,8 +43,7 @@ def check_output(bundle: Bundle, storage: JobStorage) -> None:
 
 
 def _write_probe(bundle: Bundle, storage: JobStorage) -> None:
-    delete_leftovers(storage, bundle)
-    published(storage, bundle)
+    found_published(storage, bundle)
     folder = join(work_prefix(bundle), "probe", uuid4().hex)  # another preflight pod of the job may be at work
     probe = join(folder, "written-and-removed")
     # Different content, because the storage tells by it whether a repeated request was served the first time.

@@ -21,6 +21,12 @@ def delete_leftovers(storage: JobStorage, bundle: Bundle) -> None:
     storage.delete_leftovers(join(bundle.spec.output.uri, MANIFEST), is_unfinished)
 
 
+def found_published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
+    """Deletes what killed pods have left, and returns what `published` does. A pod begins with it."""
+    delete_leftovers(storage, bundle)
+    return published(storage, bundle)
+
+
 def is_unfinished(content: bytes) -> bool:
     """Returns whether the writer of a manifest has not ended. Any other file of this name is somebody's own.
 

@@ -4,7 +4,6 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from finetune_api.bundle import Bundle
 from finetune_trainer.evaluation.base_measurement import BaseMeasuring, measure_base
@@ -24,7 +23,7 @@ from finetune_trainer.results.model_card import base_license
 from finetune_trainer.results.publish import ADAPTER, MERGED, publish, upload_results, weights_kept
 from finetune_trainer.results.results import Results
 from finetune_trainer.storage.job_storage import JobStorage
-from finetune_trainer.storage.ownership import delete_leftovers, published
+from finetune_trainer.storage.ownership import found_published
 from finetune_trainer.train.telling import TRAINED, tell, tell_assessment, tell_failure, tell_published
 from finetune_trainer.train.tuning import Tuning, Weights, as_measured, cost_of, stage, tune
 from finetune_trainer.train.work import Work, begin
@@ -51,12 +50,6 @@ def train(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: in
         except BaseException as error:
             tell_failure(failure_after_stop(error), writer)
             raise
-
-
-def found_published(storage: JobStorage, bundle: Bundle) -> dict[str, Any] | None:
-    """Deletes what killed pods have left, and returns what `published` does."""
-    delete_leftovers(storage, bundle)
-    return published(storage, bundle)
 
 
 def recipe(bundle: Bundle, storage: JobStorage, writer: StatusWriter, attempt: Attempt, own_scratch: Path) -> str:

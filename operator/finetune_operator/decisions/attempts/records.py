@@ -65,7 +65,7 @@ class History:
         interruptions = sum(retry_of(record) is Retry.INTERRUPTION for record in (*new, *new_preflights))
         return Counts(
             preflights=self.preflight if self.preflight > 1 else None,
-            attempts=max(before.attempts, *(a.number for a in self.attempts)) if self.attempts else before.attempts,
+            attempts=max([before.attempts, *(attempt.number for attempt in self.attempts)]),
             retries=(before.retries or 0) + self._new_retries() + self._new_repeats() or None,
             interruptions=(before.interruptions or 0) + interruptions or None,
             in_vain=progress.in_vain(before, self.before.attempts or (), self.attempts) or None,

@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
@@ -14,7 +13,6 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.checkpoints import kept as module
 from finetune_trainer.checkpoints.background import Background
 from finetune_trainer.checkpoints.kept import KeptResults
-from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import PeerFailed, StopRequested, Superseded, TrainerFailure
 from finetune_trainer.pod.liveness.heartbeat import beats, patience
 from finetune_trainer.storage.files import PATIENCE_SECONDS
@@ -236,12 +234,8 @@ def test_a_result_is_missing_whatever_the_error_of_the_storage_is(
 def test_a_result_whose_writing_is_interrupted_is_written_before_the_pod_ends(
     place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch, end: BaseException
 ) -> None:
-    kept, then, send, ends = (
-        opened(place, "a", tmp_path, counts, monkeypatch),
-        list[str](),
-        JobStorage.send,
-        iter([end]),
-    )
+    kept, then = opened(place, "a", tmp_path, counts, monkeypatch), list[str]()
+    send, ends = JobStorage.send, iter([end])
 
     def interrupted(self: JobStorage, *arguments: object) -> None:
         if now := next(ends, None):
@@ -272,24 +266,12 @@ def test_a_writing_that_is_interrupted_while_a_thread_does_it_is_done_again_befo
     assert opened(place, "b", tmp_path, counts, monkeypatch).find("trained") is not None
 
 
-@pytest.fixture
-def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(termination._Stop, "requested", False)
-    before = signal.getsignal(signal.SIGTERM)
-    termination.handle_sigterm()
-    yield
-    termination._Stop.unreported.clear()
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.usefixtures("handled")
 def test_the_failure_of_the_work_is_told_also_if_a_missing_result_is_written_after_sigterm(
     place: Place, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, stored = (
-        opened(place, "a", tmp_path, counts, monkeypatch),
-        "It stopped after step 5. Its checkpoint is stored.",
-    )
+    kept = opened(place, "a", tmp_path, counts, monkeypatch)
+    stored = "It stopped after step 5. Its checkpoint is stored."
     with monkeypatch.context() as patched:
         patched.setattr(JobStorage, "send", down)
         assert not kept.keep("base", {"f": b"1"})

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -43,16 +42,6 @@ def test_the_message_is_left_where_the_kubelet_looks(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
     termination.write_termination_message(TerminationMessage(reason="Succeeded", message="Done."))
     assert (tmp_path / "log").read_text() == '{"reason":"Succeeded","message":"Done."}'
-
-
-@pytest.fixture
-def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(termination._Stop, "requested", False)
-    before = signal.getsignal(signal.SIGTERM)
-    termination.handle_sigterm()
-    yield
-    termination._Stop.unreported.clear()
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("handled")

@@ -15,19 +15,13 @@ WRITING_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 
 
-def delete_unfinished(
-    volume: Volume,
-    path: str,
-    work: str,
-    is_unfinished: Callable[[bytes], bool],
-    patience: float = WRITING_SECONDS,
-) -> None:
-    """Deletes the document at `path` if it stays unfinished for `patience` seconds.
+def delete_unfinished(volume: Volume, path: str, work: str, is_unfinished: Callable[[bytes], bool]) -> None:
+    """Deletes the document at `path` if it stays unfinished for WRITING_SECONDS.
 
     It is taken away first, and looked at again then: its writer may live, and may have finished it at the last moment.
     A finished one is put back, unless there is a new one. A writer that goes on after this finds that its document is
     not at its place (`writes`)."""
-    deadline = monotonic() + patience
+    deadline = monotonic() + WRITING_SECONDS
     while _is_at(volume, path, is_unfinished):
         if monotonic() > deadline:
             _delete(volume, path, work, is_unfinished)

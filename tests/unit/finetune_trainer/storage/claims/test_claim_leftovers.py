@@ -22,7 +22,7 @@ from finetune_trainer.storage.claims import leftovers
 from finetune_trainer.storage.claims.paths import Volume
 from finetune_trainer.storage.job_storage import JobStorage, join
 from finetune_trainer.storage.ownership import MANIFEST, delete_leftovers, is_unfinished, published
-from tests.unit.finetune_trainer.storage.claims.test_claim_writes import OUTPUT, bundle, files, no_link, storage_of
+from tests.unit.finetune_trainer.storage.claims.conftest import OUTPUT, bundle, files, no_link, storage_of
 
 WORK = "team/tickets/.work/0123"
 WHOLE = json.dumps({"job": {"namespace": "team", "name": "other", "uid": "other"}}, indent=2).encode()
@@ -31,21 +31,9 @@ WHOLE = json.dumps({"job": {"namespace": "team", "name": "other", "uid": "other"
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "WRITING_SECONDS", 0.0)
-    monkeypatch.setattr(leftovers.delete_unfinished, "__defaults__", (0.0,))
+    monkeypatch.setattr(leftovers, "WRITING_SECONDS", 0.0)
     monkeypatch.setattr(leftovers, "PAUSE_SECONDS", 0.01)
     monkeypatch.setenv(names.POD_UID_VARIABLE, "pod-2")
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Path:
-    for name in ("results", "models"):
-        (tmp_path / "volumes" / name).mkdir(parents=True)
-    return tmp_path / "volumes" / "results"
-
-
-@pytest.fixture
-def storage(volume: Path) -> JobStorage:
-    return storage_of(volume)
 
 
 def killed_while(work: Callable[[], object]) -> None:
@@ -160,7 +148,9 @@ def test_a_whole_manifest_and_anothers_file_stay(volume: Path, storage: JobStora
 
 
 @pytest.mark.usefixtures("without_links")
-def test_a_manifest_that_is_finished_at_the_last_moment_is_put_back(volume: Path) -> None:
+def test_a_manifest_that_is_finished_at_the_last_moment_is_put_back(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = volume / "team/tickets" / MANIFEST
     place.parent.mkdir(parents=True)
     place.write_bytes(b"{")
@@ -173,9 +163,8 @@ def test_a_manifest_that_is_finished_at_the_last_moment_is_put_back(volume: Path
             place.write_bytes(WHOLE)
         return found
 
-    leftovers.delete_unfinished(
-        Volume("results", volume), f"team/tickets/{MANIFEST}", WORK, finished_after_the_look, -1
-    )
+    monkeypatch.setattr(leftovers, "WRITING_SECONDS", -1.0)
+    leftovers.delete_unfinished(Volume("results", volume), f"team/tickets/{MANIFEST}", WORK, finished_after_the_look)
     assert looks == [b"{", WHOLE]
     assert place.read_bytes() == WHOLE
     assert not (volume / WORK).exists()

@@ -84,20 +84,15 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Event:
 
 
 @pytest.fixture
-def sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+def sigterm(handled: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sends SIGTERM with a grace period of so many seconds."""
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(termination._Stop, "requested", False)
-    termination.handle_sigterm()
 
     def send(grace: float) -> None:
         monkeypatch.setenv("GRACE_SECONDS", str(grace))
         monkeypatch.setattr(termination._Stop, "deferred", True)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    yield send
-    termination._Stop.unreported.clear()
-    signal.signal(signal.SIGTERM, before)
+    return send
 
 
 def test_a_checkpoint_has_the_weights_of_its_step_while_training_goes_on(course: Course, gate: Event) -> None:
