@@ -92,6 +92,7 @@ def goes_on(job: Job, attempt: int) -> None:
         return training.get("attempt") == attempt and training["step"] > training.get("resumedFromStep", 0)
 
     wait_for(f"attempt {attempt} to take steps", lambda: job.status().get("training", {}), took_steps, SECONDS)
+    job.wait_for_reason("Training", SECONDS)  # the operator has seen it too
 
 
 def used_soon(job: Job) -> float:

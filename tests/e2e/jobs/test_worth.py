@@ -59,5 +59,6 @@ def test_advice_reports_a_leaked_test_row_and_a_repeated_answer_before_the_job_r
     advice = {item["reason"]: item["message"] for item in status["preflight"]["advice"]}
     assert {"TestRowsLeak", "OneAnswerRepeated"} <= set(advice), advice
     assert advice["TestRowsLeak"].startswith("1 of 11")
-    assert "attempts" not in status
+    begun = [attempt["startTime"] for attempt in status.get("attempts", []) if "startTime" in attempt]
+    assert all(status["preflight"]["observedTime"] <= start for start in begun)
     tenant.kube.delete(job.path)

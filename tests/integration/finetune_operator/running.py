@@ -1,6 +1,7 @@
 """The pods of an attempt, and a job whose first attempt runs: where tests of stops and retries begin."""
 
 from finetune_api import names
+from finetune_api.reasons import FailureReason
 from tests.integration.finetune_operator.kubelet import Kubelet, PlayedPod
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import PODS, Kube, Object
@@ -8,6 +9,9 @@ from tests.integration.waiting import wait_for
 
 SECOND = "a2"
 """The child that is the second attempt."""
+DELETED = (FailureReason.EVICTED, FailureReason.PREEMPTED)
+"""What an attempt ends with whose pod somebody has deleted. It is Preempted if its Job is seen to fail first: then the
+pod's container, which was asked to stop, tells why."""
 
 
 def starting(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:
@@ -31,7 +35,9 @@ def pods_of(kube: Kube, kubelet: Kubelet, job: Job, attempt: str = ATTEMPT, coun
     selector = f"batch.kubernetes.io/job-name={job.child(attempt)}"
 
     def there() -> list[Object]:
-        return kube.list(PODS.format(job.namespace), labelSelector=selector)
+        found = kube.list(PODS.format(job.namespace), labelSelector=selector)
+        # A pod that is gone stays until the Job controller has counted it.
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     found = wait_for(f"the pods of {job.name}", there, lambda pods: len(pods) == count)
     return [kubelet.played(pod) for pod in sorted(found, key=lambda pod: pod["metadata"]["labels"][names.LABEL_INDEX])]

@@ -91,7 +91,6 @@ def predicts(pod: PlayedPod) -> None:
         Estimate(gpu_type="spot", memory="14.0Gi", fits=True, seconds=1500, cost="0.33"),
         Estimate(gpu_type="h100", memory="14.0Gi", fits=True, seconds=600, cost="0.42"),
     ]
-    pod.runs()
     pod.writer.condition(ConditionType.VALIDATED, True, "Valid", "240 rows are good.")
     preflight = sample_status.PREFLIGHT.model_copy(update={"estimate": fitting})
     pod.writer.result(preflight=preflight, resolved=sample_status.RESOLVED)
@@ -107,6 +106,8 @@ def job(kube: Kube, tenant: str) -> Job:
 def made(kube: Kube, tenant: str, kubelet: Kubelet, job: Job) -> Made:
     """What the operator has made for a job from its start to the deletion of its checkpoints."""
     preflight = kubelet.pod_of(tenant, job.child(PREFLIGHT))
+    preflight.runs()
+    job.wait_for_reason("Validating")  # a preflight that is not seen to run is deleted once its result is there
     predicts(preflight)
     attempt, other = pods_of(kube, kubelet, job)
     service = kube.get(f"/api/v1/namespaces/{tenant}/services/{names.nodes_name(job.name, job.uid)}")

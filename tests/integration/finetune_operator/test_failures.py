@@ -10,6 +10,7 @@ from finetune_api import names
 from finetune_api.reasons import FAILURES, FailureReason
 from tests.integration.conftest import PROFILE, make_namespace
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
+from tests.integration.finetune_operator.running import DELETED, training
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, manifest
 from tests.integration.kube import PROFILES, Kube, RefusedError
 from tests.integration.waiting import wait_for
@@ -105,7 +106,6 @@ ENDS: dict[str, End] = {
         "for example because it was unreachable",
     ),
     "node gone": (lambda pod: pod.is_disrupted("DeletionByPodGC"), FailureReason.NODE_LOST, "node no longer exists"),
-    "deleted by hand": (lambda pod: pod.is_gone(), FailureReason.EVICTED, "was deleted before its work was done"),
 }
 PREFLIGHT_ENDS: dict[str, End] = {
     "it says why": (
@@ -149,6 +149,16 @@ def test_an_attempt_that_ends_badly(end: str, kube: Kube, tenant: str, kubelet: 
     if pod.exit_code is not None:
         assert (attempt["exitCode"], attempt["nodeName"]) == (pod.exit_code, NODE)
         assert attempt["startTime"] <= attempt["completionTime"]
+
+
+def test_an_attempt_whose_pod_is_deleted_by_hand_was_interrupted(kube: Kube, namespace: str, kubelet: Kubelet) -> None:
+    job, pod = training(kube, namespace, kubelet, runPolicy={"maxRetries": 0, "maxInterruptions": 0})
+    pod.is_gone()
+    status = wait_for("the end", job.status, lambda status: status.get("state") == "Failed")
+    reason = status["attempts"][0]["reason"]
+    assert reason in DELETED
+    said = "was deleted before its work was done" if reason == FailureReason.EVICTED else "asked to stop"
+    job.assert_failed(FailureReason(reason), said)
 
 
 @pytest.mark.parametrize("end", PREFLIGHT_ENDS)

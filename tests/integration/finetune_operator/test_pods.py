@@ -57,7 +57,11 @@ def suspend(job: Job, child: str, suspended: bool = True) -> None:
 
 
 def pods_of_attempt(job: Job) -> Callable[[], list[str]]:
-    return lambda: [pod["metadata"]["name"] for pod in job.pods() if names.LABEL_ATTEMPT in pod["metadata"]["labels"]]
+    return lambda: [pod["metadata"]["name"] for pod in job.pods() if is_of_attempt(pod)]
+
+
+def is_of_attempt(pod: Object) -> bool:
+    return names.LABEL_ATTEMPT in pod["metadata"]["labels"]
 
 
 def test_a_job_that_is_suspended_while_it_trains_waits_and_its_resumed_pod_counts(
@@ -102,7 +106,11 @@ def test_two_pods_of_one_job_never_train_at_a_time(kube: Kube, namespace: str, k
     wait_for("its pod to be deleted", lambda: "deletionTimestamp" in kube.get(pod)["metadata"])
     suspend(job, ATTEMPT, False)
     path = f"{BATCH_JOBS.format(namespace)}/{job.child(ATTEMPT)}"
-    wait_for("the Job to go on", lambda: kube.get(path)["status"].get("startTime"))
+    wait_for(
+        "the Job to go on",
+        lambda: kube.get(path)["status"].get("conditions", []),
+        lambda conditions: ("Suspended", "False") in [(each["type"], each["status"]) for each in conditions],
+    )
     wait_for("its old pod to count", lambda: kube.get(path)["status"].get("terminating") == 1)
     assert pods_of_attempt(job)() == [first.name]
 
@@ -179,6 +187,11 @@ def test_a_trainer_that_failed_beside_a_sidecar_ends_the_job_and_its_pod(
     job = slow["failed-beside-one"]
     job.wait_for_reason(FailureReason.LOSS_DIVERGED, runs.SIDECAR_GRACE.total_seconds() + 30)
     wait_for("its Job to go", job.batch_jobs, lambda jobs: ATTEMPT not in jobs)
+    wait_for(
+        "its pod to be asked to stop",
+        job.pods,
+        lambda pods: all("deletionTimestamp" in pod["metadata"] for pod in pods if is_of_attempt(pod)),
+    )
     kubelet.play(job.namespace, lambda: not pods_of_attempt(job)(), job.selector)
     job.assert_failed(FailureReason.LOSS_DIVERGED, NAN)
     assert "because container istio-proxy did not stop" in job.ready()["message"]

@@ -8,7 +8,7 @@ from finetune_api import names
 from finetune_api.reasons import FailureReason
 from finetune_operator.decisions.attempts.gathering import LIMIT
 from tests.integration.finetune_operator.kubelet import NODE, Kubelet, PlayedPod
-from tests.integration.finetune_operator.running import SECOND, pods_of
+from tests.integration.finetune_operator.running import DELETED, SECOND, pods_of
 from tests.integration.jobs import ATTEMPT, PREFLIGHT, Job, kstatus, manifest
 from tests.integration.kube import PODS, Kube, Object
 from tests.integration.waiting import wait_for
@@ -81,7 +81,7 @@ def test_a_pod_that_is_deleted_ends_the_attempt_and_is_not_replaced_in_it(
     after = pods_of(kube, kubelet, job, SECOND)
     both = wait_for("the status to have it", lambda: job.status()["attempts"], lambda found: len(found) == 2)
     ended = next(attempt for attempt in both if attempt["number"] == 1)
-    assert FailureReason(ended["reason"]) in (FailureReason.EVICTED, FailureReason.PREEMPTED), ended
+    assert FailureReason(ended["reason"]) in DELETED, ended
     assert {pod.name for pod in after}.isdisjoint({first.name, second.name})
     assert all(network_of(kube, job)), "the next attempt uses the same Service"
 
