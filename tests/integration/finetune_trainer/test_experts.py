@@ -79,8 +79,9 @@ def test_a_jobs_adapter_and_merged_weights_are_loaded_by_peft_and_transformers_a
     rounded, changed = (whole - together).abs().mean(), (plain - together).abs().mean()
     assert rounded < 0.1 * changed, "up to the rounding of the merged weights to bf16"
 
-    again = {"from": str(adapter)}
-    assert tuned_loss(job(make_bundle, model, tmp_path / "second", again)) < first
+    again, slowly = {"from": str(adapter)}, {"learningRate": 1e-6, "epochs": 1}  # otherwise it could learn it all anew
+    second = tuned_loss(job(make_bundle, model, tmp_path / "second", again, training=slowly))
+    assert second == pytest.approx(first, abs=0.01)
 
 
 @pytest.mark.parametrize("method", [MethodType.LORA, MethodType.FULL])

@@ -39,7 +39,9 @@ by this factor, so that a step still has several, and at a rate that is higher b
 LOSS, GRADIENT_NORM = 2e-3, 2e-2
 """Tolerances, relative to the loss and to the largest norm: bf16 rounds differently where a kernel adds up in another
 order. The kernels of oneDNN for AVX2, AVX-512 and AMX differ by 5e-4 and 9e-3 at most. Rounding errors do not get
-smaller with the norm, so a small norm has larger ones relative to itself."""
+smaller with the norm, so a small norm has larger ones relative to itself. The norms of QLoRA are compared only with
+AVX-512, with which they were recorded: on other CPUs bitsandbytes unpacks weights in another way, and the norms of this
+small model differ by up to a fifth of the largest. Its losses agree everywhere."""
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -49,8 +51,9 @@ def test_an_example_configuration_gives_the_recorded_losses(name: str, tiny_mode
     assert run["recipe"] == golden["recipe"], "the example says something else than it did"
     assert run["learningRate"] == pytest.approx(golden["learningRate"], rel=1e-4)
     assert run["loss"] == pytest.approx(golden["loss"], rel=LOSS)
-    norms = golden["gradientNorm"]
-    assert run["gradientNorm"] == pytest.approx(norms, rel=0, abs=GRADIENT_NORM * max(norms))
+    if golden["recipe"]["method"] != {"type": "QLoRA"} or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        norms = golden["gradientNorm"]
+        assert run["gradientNorm"] == pytest.approx(norms, rel=0, abs=GRADIENT_NORM * max(norms))
     assert run["loss"][-1] < 0.99 * run["loss"][0], "a run that learns nothing proves nothing"
 
 
