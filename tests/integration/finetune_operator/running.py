@@ -9,9 +9,12 @@ from tests.integration.waiting import wait_for
 
 SECOND = "a2"
 """The child that is the second attempt."""
-DELETED = (FailureReason.EVICTED, FailureReason.PREEMPTED)
-"""What an attempt ends with whose pod somebody has deleted. It is Preempted if its Job is seen to fail first: then the
-pod's container, which was asked to stop, tells why."""
+DELETED = {
+    FailureReason.EVICTED.value: "was deleted before its work was done",
+    FailureReason.PREEMPTED.value: "asked to stop",
+}
+"""What an attempt ends with whose pod somebody has deleted, and its words. It is Preempted if its Job is seen to fail
+first: then the pod's container, which was asked to stop, tells why."""
 
 
 def starting(kube: Kube, namespace: str, kubelet: Kubelet, **spec: object) -> tuple[Job, PlayedPod]:

@@ -57,10 +57,12 @@ def test_a_job_waits_for_its_claims_and_mounts_them_when_they_are_there(
     volumes.claim("models", "ReadOnlyMany")
     volumes.claim("results")
     job = Job.create(kube, namespace, in_claims(profile))
-    missing = f"PersistentVolumeClaim rows does not exist in namespace {namespace}. Create the claim"
-    told = wait_for("the claim to be missed", job.ready, lambda ready: missing in ready.get("message", ""))
+    missing = (
+        f"spec.dataset.train[0].uri: PersistentVolumeClaim rows does not exist in namespace {namespace}. "
+        "Create the claim"
+    )
+    told = wait_for("the claim to be missed", job.ready, lambda ready: ready.get("message", "").startswith(missing))
     assert told["reason"] == "WaitingForDependency"
-    assert told["message"].startswith("spec.dataset.train[0].uri: ")
     assert job.pods() == []
     volumes.claim("rows", "ReadWriteOnce")
     preflight = kubelet.pod_of(namespace, job.child(PREFLIGHT))

@@ -155,10 +155,12 @@ def test_an_attempt_whose_pod_is_deleted_by_hand_was_interrupted(kube: Kube, nam
     job, pod = training(kube, namespace, kubelet, runPolicy={"maxRetries": 0, "maxInterruptions": 0})
     pod.is_gone()
     status = wait_for("the end", job.status, lambda status: status.get("state") == "Failed")
-    reason = status["attempts"][0]["reason"]
-    assert reason in DELETED
-    said = "was deleted before its work was done" if reason == FailureReason.EVICTED else "asked to stop"
-    job.assert_failed(FailureReason(reason), said)
+    (attempt,) = status["attempts"]
+    assert attempt["reason"] in DELETED
+    said = DELETED[attempt["reason"]]
+    job.assert_failed(FailureReason(attempt["reason"]), said)
+    assert (attempt["number"], attempt["name"]) == (1, job.child(ATTEMPT))
+    assert said in attempt["message"]
 
 
 @pytest.mark.parametrize("end", PREFLIGHT_ENDS)

@@ -65,6 +65,7 @@ def test_a_deleted_pod_is_an_interruption_and_the_next_attempt_starts_at_once(
 
     reason = records(job)[0]["reason"]
     assert reason in DELETED
+    assert DELETED[reason] in records(job)[0]["message"]
     assert job.status()["counts"] == {"attempts": 2, "interruptions": 1, "reasons": {reason: 1}}
 
 
