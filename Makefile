@@ -104,9 +104,9 @@ test-soak: venv ## the demo in full and fifty jobs on one GPU in the whole local
 	@.venv/bin/pytest -m soak tests/integration tests/e2e
 
 .PHONY: chaos
-chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 MINUTES=15 FAULTS="node-lost s3-503"
+chaos: venv ## every fault 20 times under running jobs (many hours; goes on where it stopped); TRIES=1 MINUTES=15 FAULTS="node-lost s3-503" PHASES=train SIDE_BY_SIDE=1
 	@$(PYTHON) -m devcluster build
-	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(PYTHON) -m tests.chaos $(if $(TRIES),--tries $(TRIES)) $(if $(FAULTS),--fault $(FAULTS)) $(if $(PHASES),--phase $(PHASES)) $(if $(SIDE_BY_SIDE),--side-by-side $(SIDE_BY_SIDE)) $(if $(MINUTES),--minutes $(MINUTES))
 
 FLOOR := build/floor/venv
 FLOOR_PYTEST := $(FLOOR)/bin/python -m pytest

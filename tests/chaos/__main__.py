@@ -1,4 +1,5 @@
-"""python -m tests.chaos [--tries 20] [--fault NAME ...] [--minutes N] [--record FILE] [--page FILE]
+"""python -m tests.chaos [--tries 20] [--fault NAME ...] [--phase NAME ...] [--side-by-side 7] [--minutes N]
+    [--record FILE] [--page FILE]
 
 Runs every fault many times on the whole local cluster, and writes docs/reliability.md. A run that was stopped is
 continued: its tries are in the record."""
@@ -18,8 +19,9 @@ from tests.chaos import trial
 from tests.chaos.figures.judge import Outcome
 from tests.chaos.figures.page import page
 from tests.chaos.figures.record import Record
+from tests.chaos.phases import Phase
 from tests.chaos.run import Run
-from tests.chaos.scene import Scene
+from tests.chaos.scene import LANES, Scene
 from tests.chaos.table import FAULTS, Fault, Task
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)  # either takes the cluster down, also from `timeout`
     deadline = time.monotonic() + 60 * options.minutes
-    record = Record.open(options.record, _commit())
-    tally = Tally(record, options.page, record.to_do(_chosen(options.fault), options.tries))
+    record = Record.open(options.record, _commit(), options.side_by_side)
+    tally = Tally(record, options.page, record.to_do(_chosen(options.fault), options.tries, options.phase))
     if tally.left:
-        with Scene(ROOT / "build" / "chaos") as scene:
+        with Scene(ROOT / "build" / "chaos", options.side_by_side) as scene:
             basis = trial.undisturbed(scene.lanes)
-            record.phase_seconds = basis.seconds
+            record.phase_seconds[options.side_by_side] = basis.seconds
             record.save()
             Run(scene, basis, tally.tell, deadline).make(list(tally.left))
     options.page.write_text(page(record))
@@ -93,6 +95,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tries", type=int, default=20, help="tries of each fault (default: 20)")
     parser.add_argument("--fault", nargs="+", choices=[fault.name for fault in FAULTS], help="only these faults")
+    phases = tuple(Phase)
+    parser.add_argument("--phase", nargs="+", type=Phase, choices=phases, default=phases, help="only in these phases")
+    parser.add_argument("--side-by-side", type=int, default=LANES, help=f"tries at the same time (default: {LANES})")
     parser.add_argument("--record", type=Path, default=RECORD, help="file with the tries")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no try begins later")
     parser.add_argument("--page", type=Path, default=PAGE, help="page with the figures")

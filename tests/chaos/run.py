@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 from tests.chaos import trial
 from tests.chaos.figures.judge import Outcome
-from tests.chaos.scene import LANES, Lane, Scene
+from tests.chaos.scene import Lane, Scene
 from tests.chaos.table import Task
 from tests.chaos.trial import Undisturbed
 
@@ -29,7 +29,7 @@ class Run:
 
     def make(self, tasks: Sequence[Task]) -> None:
         """Makes these tries, in about this order."""
-        for group in groups(tasks):
+        for group in groups(tasks, len(self.scene.lanes)):
             if group[0].fault.shared:
                 self._together(group)
             else:
@@ -64,7 +64,7 @@ class Run:
                 self.tell(task, error)
 
 
-def groups(tasks: Sequence[Task], lanes: int = LANES) -> Iterator[list[Task]]:
+def groups(tasks: Sequence[Task], lanes: int) -> Iterator[list[Task]]:
     """Yields the tries that are made at the same time, in about this order: those of faults that hit one job, and up to
     `lanes` tries of the same shared fault. Later tries are taken forward for both, because at the end of a group some
     lanes wait for the others."""

@@ -22,7 +22,8 @@ from tests.integration.kube import PROFILES, Kube, Object
 API_PORT, S3_PORT = 6444, 8334
 """Ports of the proxies. Those to S3 have one port after the other."""
 LANES = 7
-"""As many as phases, so that a fault that all jobs share can hit one job in each."""
+"""Tries side by side, if not told otherwise: as many as phases, so that a fault that all jobs share can hit one job in
+each."""
 ROWS = "chaos.jsonl"
 SECOND_NODE = "node-2"
 LATE_PROFILE = "late"
@@ -64,16 +65,18 @@ class Lane:
 
 @dataclass
 class Scene:
-    """The cluster of one run. Use it as a context manager. `lanes`: how many tries run side by side."""
+    """The cluster of one run. Use it as a context manager. `side_by_side`: how many tries have room in it, each in one
+    of its `lanes`."""
 
     folder: Path
+    side_by_side: int = LANES
     seed: int = 0
     lanes: list[Lane] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         # Without this flag the API server would name itself as the endpoint of its Service, not the proxy.
         flags = ("--endpoint-reconciler-type=none",)
-        self.cluster = Cluster(self.folder, nodes=2, gpus=LANES, api_server_flags=flags)
+        self.cluster = Cluster(self.folder, nodes=2, gpus=self.side_by_side, api_server_flags=flags)
         self.cluster.up()
         try:
             self._prepare()
@@ -105,7 +108,7 @@ class Scene:
             client: Any = s3_client(self.cluster)
             model = put_tiny_model(client, _empty(Path(folder)))
         install_operator(self.cluster)
-        self.lanes = [self._lane(number, client, model) for number in range(LANES)]
+        self.lanes = [self._lane(number, client, model) for number in range(self.side_by_side)]
         self.lanes[0].tenant.put_rows(ROWS, sums(80))
         late = profile(self.cluster.s3_endpoint, stand_in.LATE_IMAGE)
         kube.apply(f"{PROFILES}/{LATE_PROFILE}", {**late, "metadata": {"name": LATE_PROFILE}})

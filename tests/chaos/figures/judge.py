@@ -66,6 +66,7 @@ class Outcome:
     `said`: the message on Ready, where the try is not right. `same_weights`: as a job without a fault; None: not
     comparable. `seconds_to_recover`: from the fault until the job was further than before; None: never.
     `seconds_loading`: of these, how long the model was loaded. `date`, `commit`: when it was made, and of what.
+    `side_by_side`: how many tries the cluster had room for at that time.
     `note`: what somebody found out about it, written into the file by hand. `mended`: likewise, whether the project was
     changed because of it. Then it is told, but it counts no longer, and it is made again."""
 
@@ -86,6 +87,7 @@ class Outcome:
     seconds: float
     date: str = ""
     commit: str = ""
+    side_by_side: int = 0
     note: str = ""
     mended: bool = False
 

@@ -26,6 +26,7 @@ a try. The tries of one such outage are not independent of each other.
 make chaos                                  # every fault 20 times; continues where an earlier run stopped
 make chaos TRIES=1 FAULTS="node-lost s3-503"
 make chaos MINUTES=15                       # begins no try after a quarter of an hour
+make chaos TRIES=80 FAULTS="trainer-sigkill trainer-sigterm" PHASES=train SIDE_BY_SIDE=1  # the kills of one job alone
 ```
 
 Faults of S3 and of the API server happen in a proxy between the pods and the server (`tests/integration/api_proxy.py`).
@@ -36,8 +37,8 @@ first attempt rest for 4 s in each short phase and for 0.1 s in each step, so th
 is no try. Nor is a job that is made again after the first one has published.
 
 This page is written by `make chaos`, from `tests/chaos/record.json`. Do not edit it. The record has each try with its
-date and commit. Times depend on the machine: the tries ran on two processors, up to six of them side by side, and
-other work ran beside some of them. Measurements of resumed trainings without a cluster are in
+date and commit. Times depend on the machine: the tries ran on two processors, up to seven of them side by side,
+and other work ran beside some of them. Measurements of resumed trainings without a cluster are in
 [benchmarks.md](benchmarks.md#resuming-after-kills).
 
 ## What the columns mean
@@ -107,9 +108,12 @@ def _row(fault: Fault, tries: Sequence[Outcome]) -> str:
 
 def _phases(record: Record) -> Iterator[str]:
     yield ""
-    yield "Without a fault, the job spends these seconds in each phase: " + (
-        ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in record.phase_seconds.items()) + "."
-    )
+    yield "Seconds that a job without a fault spends in each phase, by how many of them run at the same time:"
+    yield ""
+    yield f"| jobs | {' | '.join(Phase)} |"
+    yield f"|{' --- |' * (len(Phase) + 1)}"
+    for number, seconds in sorted(record.phase_seconds.items()):
+        yield f"| {number} | {' | '.join(f'{seconds[phase]:.1f}' for phase in Phase)} |"
 
 
 def _kills(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -119,25 +123,33 @@ def _kills(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
     yield (
         "While the model trains: seconds from the signal to the first step that was not done before, median and "
-        "largest. They include the pause before the retry. The last two columns are the largest of the tries: steps "
-        "that were done again, and the seconds that the killed pod had spent on them."
+        "largest. They include the pause before the retry, and the other jobs that ran on the same two processors. The "
+        "last two columns are the largest of the tries: steps that were done again, and the seconds that the killed "
+        "pod had spent on them."
     )
     yield ""
-    yield "| signal | tries | kill to next step (s) | without loading the model (s) | steps again | seconds again |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for name, signal in KILLS.items():
-        tries = [entry for entry in outcomes if entry.fault == name and entry.phase == Phase.TRAIN]
-        times = [(e.seconds_to_recover, e.seconds_loading) for e in tries if e.seconds_to_recover is not None]
-        if times:
-            to_step, beyond = [all for all, _ in times], [all - loading for all, loading in times]
-            steps, seconds = max(e.steps_repeated for e in tries), max(e.seconds_repeated for e in tries)
-            yield f"| {signal} | {len(tries)} | {_spread(to_step)} | {_spread(beyond)} | {steps} | {seconds:.1f} |"
+    columns = ["signal", "jobs at the same time", "tries", "kill to next step (s)", "without loading the model (s)"]
+    yield f"| {' | '.join([*columns, 'steps again', 'seconds again'])} |"
+    yield f"|{' --- |' * (len(columns) + 2)}"
+    training = [entry for entry in outcomes if entry.phase == Phase.TRAIN]
+    for name, side_by_side in itertools.product(KILLS, sorted({entry.side_by_side for entry in training})):
+        yield from _kill_row([e for e in training if e.fault == name and e.side_by_side == side_by_side])
     killed = [entry for entry in outcomes if entry.fault in KILLS]
     yield ""
     yield (
         f"In all phases together, {len(killed)} runs were killed. The weights of "
         f"{sum(entry.same_weights is True for entry in killed)} are, bit for bit, those of a job without a fault."
     )
+
+
+def _kill_row(tries: Sequence[Outcome]) -> Iterator[str]:
+    """Yields the row of one signal and one number of jobs, if there is such a try."""
+    times = [(e.seconds_to_recover, e.seconds_loading) for e in tries if e.seconds_to_recover is not None]
+    if times:
+        to_step, beyond = [all for all, _ in times], [all - loading for all, loading in times]
+        cells = [KILLS[tries[0].fault], tries[0].side_by_side, len(tries), _spread(to_step), _spread(beyond)]
+        cells += [max(e.steps_repeated for e in tries), f"{max(e.seconds_repeated for e in tries):.1f}"]
+        yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.figures.judge import Outcome
+from tests.chaos.phases import Phase
 from tests.chaos.table import FAULTS, Fault, Task
 
 _ORDER = [fault.name for fault in FAULTS]
@@ -15,20 +16,24 @@ _ORDER = [fault.name for fault in FAULTS]
 
 @dataclass
 class Record:
-    """What is in the file. A file of an earlier run is continued. `commit`: of what is tried now."""
+    """What is in the file. A file of an earlier run is continued. `commit`: of what is tried now. `side_by_side`: how
+    many tries are made at the same time now. `phase_seconds`: the seconds that a job without a fault spends in each
+    phase, by how many of them run at the same time."""
 
     path: Path
     commit: str = ""
-    phase_seconds: dict[str, float] = field(default_factory=dict)
+    side_by_side: int = 0
+    phase_seconds: dict[int, dict[str, float]] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, commit: str = "") -> "Record":
+    def open(cls, path: Path, commit: str = "", side_by_side: int = 0) -> "Record":
         """Reads the file, if it exists."""
         if not path.exists():
-            return cls(path, commit)
+            return cls(path, commit, side_by_side)
         content: dict[str, Any] = json.loads(path.read_text())
-        return cls(path, commit, content["phaseSeconds"], [Outcome(**entry) for entry in content["tries"]])
+        phases = {int(number): seconds for number, seconds in content["phaseSeconds"].items()}
+        return cls(path, commit, side_by_side, phases, [Outcome(**entry) for entry in content["tries"]])
 
     @property
     def counted(self) -> list[Outcome]:
@@ -47,11 +52,11 @@ class Record:
     def add(self, outcome: Outcome) -> None:
         """Adds a try that was made just now."""
         today = datetime.now(UTC).strftime("%Y-%m-%d")
-        self.outcomes.append(replace(outcome, date=today, commit=self.commit))
+        self.outcomes.append(replace(outcome, date=today, commit=self.commit, side_by_side=self.side_by_side))
         self.save()
 
-    def to_do(self, faults: Sequence[Fault], tries: int) -> list[Task]:
-        """Returns the tries that are missing. Every fault gets its first try before any gets its second.
+    def to_do(self, faults: Sequence[Fault], tries: int, phases: Sequence[Phase] = tuple(Phase)) -> list[Task]:
+        """Returns the missing tries in these phases. Every fault gets its first one before any gets its second.
 
         The tries of a fault go through its phases in turn."""
         done = {(entry.fault, entry.seed) for entry in self.counted}
@@ -59,5 +64,5 @@ class Record:
             Task(fault, fault.phases[number % len(fault.phases)], number)
             for number in range(tries)
             for fault in faults
-            if (fault.name, number) not in done
+            if (fault.name, number) not in done and fault.phases[number % len(fault.phases)] in phases
         ]

@@ -10,6 +10,7 @@ import pytest
 from tests.chaos.figures.judge import Outcome
 from tests.chaos.figures.page import lower_bound, page
 from tests.chaos.figures.record import Record
+from tests.chaos.phases import Phase
 from tests.chaos.table import FAULTS
 
 FAULT, OTHER = FAULTS[0], FAULTS[1]
@@ -31,7 +32,9 @@ RIGHT = Outcome(
     60.0,
     "2026-01-02",
     "abc",
+    7,
 )
+WITHOUT_A_FAULT = {7: dict.fromkeys(Phase, 1.25)}
 
 
 def test_every_fault_gets_its_first_try_before_any_gets_its_second(tmp_path: Path) -> None:
@@ -47,14 +50,22 @@ def test_every_fault_gets_its_first_try_before_any_gets_its_second(tmp_path: Pat
 
 
 def test_tries_in_the_file_are_not_made_again(tmp_path: Path) -> None:
-    record = Record(tmp_path / "r.json", "abc", {"load": 1.0})
-    record.add(RIGHT)
+    record = Record(tmp_path / "r.json", "abc", 7, WITHOUT_A_FAULT)
+    record.add(replace(RIGHT, commit="", side_by_side=0))
 
     again = Record.open(tmp_path / "r.json")
 
     assert [replace(entry, date=RIGHT.date) for entry in again.outcomes] == [RIGHT]
-    assert again.phase_seconds == {"load": 1.0}
+    assert again.phase_seconds == WITHOUT_A_FAULT
     assert [task.seed for task in again.to_do([FAULT], 3)] == [1, 2]
+
+
+def test_a_run_can_be_limited_to_some_phases(tmp_path: Path) -> None:
+    tasks = Record(tmp_path / "r.json").to_do([FAULT], 3 * len(Phase), [Phase.TRAIN])
+
+    first = Phase.TRAIN.rank
+    assert [task.seed for task in tasks] == [first, first + len(Phase), first + 2 * len(Phase)]
+    assert {task.phase for task in tasks} == {Phase.TRAIN}
 
 
 def test_a_try_is_a_line_in_the_order_of_the_table_with_its_date_and_commit(tmp_path: Path) -> None:
@@ -79,7 +90,8 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
     record = Record(
         tmp_path / "r.json",
         "",
-        {"load": 1.25},
+        7,
+        WITHOUT_A_FAULT,
         [RIGHT, replace(RIGHT, seed=1, state="Failed", said="a|b", note="Why.")],
     )
     record.outcomes[1] = replace(record.outcomes[1], ended_right=False)
@@ -87,9 +99,10 @@ def test_the_page_has_a_row_for_each_fault_with_a_try_and_names_every_wrong_one(
     text = page(record)
 
     assert f"| `{FAULT.name}`: {FAULT.told} | Complete | 2 | 1 | 2 | 2 | 2 of 2 | 3% | 12 | 3.5 | 20, 20 |" in text
-    assert OTHER.name not in text
+    assert f"| `{OTHER.name}`: " not in text
     assert "| `trainer-sigkill` | train | 1 | abc | Failed | Killed | yes | a\\|b | Why. |" in text
-    assert "load 1.2" in text
+    assert f"| jobs | {' | '.join(Phase)} |\n" in text
+    assert f"| 7 |{' 1.2 |' * len(Phase)}\n" in text
     assert "1 of 2 tries are right" in text
 
 
@@ -97,13 +110,15 @@ def test_the_page_tells_what_a_kill_costs_while_the_model_trains(tmp_path: Path)
     elsewhere = replace(RIGHT, seed=2, phase="load", seconds_to_recover=500.0)
     slower = replace(RIGHT, seed=1, seconds_to_recover=30.0, seconds_loading=20.0)
 
-    text = page(Record(tmp_path / "r.json", "", {}, [RIGHT, slower, elsewhere]))
+    alone = replace(RIGHT, seed=3, seconds_to_recover=9.0, side_by_side=1)
 
-    assert "| SIGKILL | 2 | 25, 30 | 12, 14 | 12 | 3.5 |" in text
+    text = page(Record(tmp_path / "r.json", outcomes=[RIGHT, slower, elsewhere, alone]))
+
+    assert "| SIGKILL | 1 | 1 | 9, 9 | 3, 3 | 12 | 3.5 |\n| SIGKILL | 7 | 2 | 25, 30 | 12, 14 | 12 | 3.5 |\n" in text
 
 
 def test_the_page_says_so_where_nothing_went_wrong(tmp_path: Path) -> None:
-    assert page(Record(tmp_path / "r.json", "", {}, [RIGHT])).endswith("None.\n")
+    assert page(Record(tmp_path / "r.json", outcomes=[RIGHT])).endswith("None.\n")
 
 
 def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:
@@ -112,7 +127,7 @@ def test_the_page_says_so_while_there_are_no_figures(tmp_path: Path) -> None:
 
 def test_a_try_that_led_to_a_change_is_told_made_again_and_counts_no_longer(tmp_path: Path) -> None:
     found = replace(RIGHT, ended_right=False, state="Failed", said="why", note="Mended.", mended=True)
-    record = Record(tmp_path / "r.json", "", {"load": 1.0}, [found, replace(RIGHT, seed=1)])
+    record = Record(tmp_path / "r.json", outcomes=[found, replace(RIGHT, seed=1)])
 
     text = page(record)
 
