@@ -159,9 +159,11 @@ class Hit:
         return self.basis.begins[phase] + min(self.watcher.seconds - began, self.basis.seconds[phase])
 
     def await_moment(self) -> None:
-        """Waits until the job is in the task's phase, and then for a random part of the time that the phase takes."""
+        """Waits until the job is in the task's phase, and then for a random part of the time that the phase takes. Of a
+        try's later jobs, the part is smaller: the phase takes less time than that when few other jobs run."""
         await_phase(self.watcher, self.task.phase)
-        time.sleep(Random(f"{self.task.seed}/{self.turn}").uniform(0, self.basis.seconds[self.task.phase]))
+        most = self.basis.seconds[self.task.phase] / (self.turn + 1)
+        time.sleep(Random(f"{self.task.seed}/{self.turn}").uniform(0, most))
 
     def inject(self) -> bool:
         """Injects the fault. Returns False if the job has ended before, or has left the phases of the fault."""
