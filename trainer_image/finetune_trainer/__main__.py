@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -37,6 +38,8 @@ from finetune_api.spec.method import MethodType
 from finetune_api.spec.training import Optimizer
 from finetune_api.status.job import PREFLIGHT_MANAGER, attempt_manager
 from finetune_trainer.pod.failure import PeerFailed, Superseded, TrainerFailure
+from finetune_trainer.pod.liveness.heartbeat import phase, quiet_work
+from finetune_trainer.pod.liveness.pulse import START_SECONDS
 from finetune_trainer.pod.liveness.watchdog import watched
 from finetune_trainer.pod.rank import is_first, place
 from finetune_trainer.pod.status.status_writer import StatusWriter
@@ -129,22 +132,23 @@ def _run(options: argparse.Namespace, bundle: Bundle) -> str:
 
         with watched(bundle.spec.policy.stall_timeout_seconds, write_failure):
             return fetch(bundle, storage, ModelCache(Path(CACHE_FOLDER), options.cache_bytes))
+    stall = bundle.spec.policy.stall_timeout_seconds
     if step == "preflight":
-        with _no_collections():
+        with _imports(stall):
             from finetune_trainer.preflight.recipe import preflight, tell_stall
             from finetune_trainer.preflight.rehearsal import rehearse_apart
 
         status = StatusWriter(bundle.job, PREFLIGHT_MANAGER)
-        with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_stall(failure, status)):
+        with watched(stall, lambda failure: tell_stall(failure, status)):
             return preflight(bundle, storage, status, rehearse_apart)
-    with _no_collections():
+    with _imports(stall):
         from finetune_trainer.ranks.group import join
         from finetune_trainer.train.recipe import train
         from finetune_trainer.train.telling import tell_failure
 
     # Rank 0 alone writes the status. The other ranks print theirs, and nobody reads it.
     writer = StatusWriter(bundle.job if is_first() else None, attempt_manager(attempt))
-    with watched(bundle.spec.policy.stall_timeout_seconds, lambda failure: tell_failure(failure, writer)):
+    with watched(stall, lambda failure: tell_failure(failure, writer)):
         join(place())
         return train(bundle.on(os.environ.get(GPU_TYPE_VARIABLE)), storage, writer, attempt, options.halvings)
 
@@ -193,15 +197,21 @@ def _hide_torch() -> None:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
-    """Imports without the garbage collector. It would look through the million objects of the libraries again and
-    again, which takes a second of eight. Afterwards it never looks at these objects."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+def _imports(stall: float | None) -> Iterator[None]:
+    """Imports the libraries inside. If that does not end within START_SECONDS, or within `stall` if it is longer, the
+    process ends with TrainingStalled: a library may look for a driver that does not answer.
+
+    It imports without the garbage collector, which would look through the million objects of the libraries again and
+    again. This takes a second of eight. Afterwards the collector never looks at these objects."""
+    with watched(stall, write_failure), quiet_work(START_SECONDS):
+        phase("importing the libraries")
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.freeze()
+            gc.enable()
+    phase("starting")
 
 
 def _hide_bitsandbytes(spec: FineTuneJobSpec) -> None:
@@ -253,9 +263,13 @@ def _fail(error: BaseException) -> int:
     return FAILURES[failure.reason].exit_code or FAILURES[FailureReason.PEER_LOST].exit_code
 
 
-if __name__ == "__main__":
-    code = main()
+def end(code: int) -> NoReturn:
+    """Ends the process at once. Threads of an upload that does not answer must not use up the grace period, or hold a
+    GPU."""
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of an upload that does not answer must not use up the grace period, or hold a GPU.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    end(main())

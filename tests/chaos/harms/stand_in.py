@@ -24,9 +24,13 @@ a journal of its steps, and the first attempt rests in each phase."""
 
 import datetime
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(33))  # as the trainer's own program does
 
 ORDER, JOURNAL = Path("/tmp/chaos"), Path("/tmp/steps")
 PHASE_SECONDS, STEP_SECONDS, SLOW_SECONDS = 4.0, 0.1, 1.0
@@ -106,14 +110,15 @@ def set_clock(ahead):
 def main():
     if ahead := os.environ.get("CHAOS_CLOCK"):
         set_clock(float(ahead))
+    from finetune_trainer.__main__ import end
     from finetune_trainer.__main__ import main as trainer
 
     if "train" in sys.argv[1:]:
         prepare(first=sys.argv[sys.argv.index("--attempt") + 1] == "1")
-    return trainer()
+    end(trainer())
 
 
-sys.exit(main())
+main()
 '''
 
 

@@ -18,7 +18,7 @@ SHOW = "import time, datetime; print(time.time(), datetime.datetime.now(datetime
 
 def run(tmp_path: Path, end: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs the program with its last line replaced by `end`, and its orders in a folder of the test."""
-    program = stand_in.PROGRAM.replace("sys.exit(main())", end)
+    program = stand_in.PROGRAM.removesuffix("main()\n") + end
     for name in (stand_in.FILE, stand_in.JOURNAL):
         program = program.replace(f"/tmp/{name}", str(tmp_path / name))
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)

@@ -109,6 +109,29 @@ def test_sigterm_while_the_libraries_are_loaded_ends_with_the_exit_code_of_preem
     assert done.returncode == FAILURES[FailureReason.PREEMPTED].exit_code
 
 
+def test_an_import_that_hangs_ends_as_a_stall_and_holds_no_gpu(
+    make_bundle: MakeBundle, tmp_path: Path, log: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("import time; time.sleep(600)")
+    script = (
+        "import sys; import finetune_trainer.__main__ as m; from finetune_trainer.pod.liveness import heartbeat; "
+        "m.START_SECONDS = heartbeat.LEAST_SECONDS = 2.0; m.end(m.main(sys.argv[1:]))"
+    )
+    path = save(make_bundle(), tmp_path / "bundle.json")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == FAILURES[FailureReason.TRAINING_STALLED].exit_code
+    assert said(log).reason == FailureReason.TRAINING_STALLED
+    assert said(log).message.startswith("The trainer made no progress for")
+    assert "while importing the libraries." in said(log).message
+    assert "torch.py" in done.stderr  # where it hangs
+
+
 def test_a_pod_that_receives_sigterm_writes_its_message_first_and_does_not_wait_for_the_api_server(
     make_bundle: MakeBundle, tmp_path: Path, log: Path
 ) -> None:
