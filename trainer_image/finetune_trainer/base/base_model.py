@@ -12,7 +12,6 @@ from finetune_api.reasons import FailureReason
 from finetune_trainer.base.composite import is_composite, language_model
 from finetune_trainer.base.experts import experts_misfit, stacked
 from finetune_trainer.base.model_files import (
-    CARD,
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
@@ -24,6 +23,7 @@ from finetune_trainer.base.model_files import (
     read_object,
     shards_of,
     weight_map,
+    without_card,
 )
 from finetune_trainer.base.supported import require_supported
 from finetune_trainer.base.weights import Tensor, Tensors, read_header, read_rows, spread
@@ -117,7 +117,7 @@ def inspect_model(storage: JobStorage, uri: str, scratch: Path) -> BaseModel:
         files=files,
         converted=_numbers({name: tensor for name, tensor in whole.items() if tensor.dtype != "BF16"})
         + _numbers({name: tensor for name, tensor in tensors.items() if _is_stacked(name, tensor, sizes)}),
-        pins={path: pins.get(path, "") for path in files if path != CARD},
+        pins={path: pins.get(path, "") for path in without_card(files)},
         vocabulary=vocabulary,
     )
 

@@ -93,9 +93,15 @@ def fetch_settings(storage: JobStorage, uri: str, to: Path, more: Callable[[str]
 def pin(storage: JobStorage, uri: str) -> Pins:
     """Returns the identity of each file of the folder that can be part of a model. Call it before the files are read:
     a file that is replaced afterwards then has another identity than its pin."""
-    files = (path for path in storage.list_folder(uri, 1) if path in (*SETTINGS, INDEX) or is_weights(path))
-    # The licence in the model card changes no result, and model cards are edited.
-    return {path: storage.identity(join(uri, path)) for path in files if path != CARD}
+    files = storage.list_folder(uri, 1)
+    parts = (path for path in without_card(files) if path in (*SETTINGS, INDEX) or is_weights(path))
+    return {path: storage.identity(join(uri, path)) for path in parts}
+
+
+def without_card(files: Files) -> Files:
+    """Returns the files that decide what the model computes. The licence in the model card changes no result, and model
+    cards are edited."""
+    return {path: size for path, size in files.items() if path != CARD}
 
 
 def is_weights(path: str) -> bool:
@@ -105,9 +111,9 @@ def is_weights(path: str) -> bool:
 
 def copy_files(storage: JobStorage, uri: str, files: Files, to: Path, pins: Pins | None = None) -> None:
     """Downloads exactly `files` of the folder at `uri` to the folder `to`. Raises TrainerFailure ModelNotFound if one
-    no longer exists, has another size, or is no longer the file of `pins`."""
+    no longer exists, has another size, or is no longer the file of `pins`. The model card may be another one."""
     storage.download_folder(uri, to, lambda path: path in files, _LEVELS)
-    for path, size in files.items():
+    for path, size in without_card(files).items():
         found = (to / path).stat().st_size if (to / path).exists() else None
         if found != size:
             now = "no longer exists" if found is None else f"now has {found:,} bytes"

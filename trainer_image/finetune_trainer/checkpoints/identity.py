@@ -6,10 +6,14 @@ from typing import Any
 from finetune_api.bundle import Bundle
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.checkpoints.folder import DEFAULTED, SETTLED
+from finetune_trainer.handover.mixing import Mixture
 from finetune_trainer.handover.prepared import Prepared
+from finetune_trainer.tokens.row_store import mixtures
 
 ONLY_SPEED = {"microBatchTokens", "gradientCheckpointing", "checkpoint"}
 """Fields of spec.training that do not change the result of a step."""
+SIZES = "the number of rows of each source"
+"""A fact of weighted sources. Checkpoints of an earlier version lack it, and are used."""
 
 
 def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
@@ -27,15 +31,16 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         exclude_none=True,
     )
     weights = [source.weight for source in spec.dataset.train]
+    sizes = Mixture.of(mixtures(prepared.train), weights).sizes if any(weights) else ()
     set_by_hand = _deciding(spec, exclude_defaults=True)
     every = _deciding(spec) | set_by_hand
     return {
         **every,
-        **({"spec.dataset.train[*].weight": weights} if any(weights) else {}),
+        **({"spec.dataset.train[*].weight": weights, SIZES: list(sizes)} if any(weights) else {}),
         "the digest of the data": prepared.preflight.digest,
         "the digest of the base model": prepared.model_digest,
         **{name: settled[key] for name in SETTLED if (key := name.removeprefix("status.resolved.")) in settled},
-        DEFAULTED: sorted(every.keys() - set_by_hand.keys()),
+        DEFAULTED: sorted({*every, *((SIZES,) if sizes else ())} - set_by_hand.keys()),
     }
 
 

@@ -38,6 +38,8 @@ class BaseMeasuring:
     kept: KeptResults
     say: Callable[[str], None]
     """Reports what is done."""
+    tokens: int
+    """Tokens of a forward pass."""
 
     def measure(self) -> tuple[PreTrainedModel, Assessor, Baselines]:
         """Returns the same as `measure_base`."""
@@ -70,8 +72,7 @@ class BaseMeasuring:
         """Loads the base model for `method`. Returns it with the object that measures it."""
         device = self.accelerator.device
         model, generation = agreed(lambda: load_base(self.bundle, self.prepared, method, device, self.folder))
-        tokens = self.prepared.resolved.micro_batch_tokens
-        evaluator = Evaluator(self.tokenizer, tokens, generation, self.accelerator)
+        evaluator = Evaluator(self.tokenizer, self.tokens, generation, self.accelerator)
         return model, Assessor(self.bundle, self.prepared, evaluator)
 
     def _measure(self, method: MethodType, why: str = "") -> tuple[PreTrainedModel, Assessor, Baselines]:

@@ -11,6 +11,7 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
 from finetune_api.spec.training import LossOn
 from finetune_api.status.preflight import Preflight, Resolved
-from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins
+from finetune_trainer.base.model_files import ADAPTER_WEIGHTS, Files, Pins, without_card
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch
 from finetune_trainer.handover.prepared_place import gone, place_of, used_manifest, write_manifest
 from finetune_trainer.metrics.answer_kind import AnswerKind, Answers
@@ -77,7 +78,7 @@ class Prepared:
     def model_digest(self) -> str:
         """The sha256 of what identifies the base model and the adapter to continue from."""
         weights = sha256_of(self.adapter / ADAPTER_WEIGHTS) if self.adapter else None
-        parts = [dict(self.model_files), dict(self.model_pins), weights]
+        parts = [without_card(self.model_files), dict(self.model_pins), weights]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def sharded_on(self, bundle: Bundle) -> bool:
@@ -114,6 +115,9 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
             continue
         files[name] = sha256_of(path)
         storage.upload_file(path, join(to, name))
+    # The rows in the cache may be older than the other files. A lifecycle rule counts from when they were written.
+    now = datetime.now(UTC)
+    written = min(now, cached.written or now) if cached else now
     manifest = {
         "files": files,
         "cached": {"uri": cached.uri, "files": dict(cached.files)} if cached else None,
@@ -126,7 +130,7 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
         "modelPins": dict(prepared.model_pins),
         "cleaning": [asdict(change) for change in prepared.cleaning],
     }
-    write_manifest(storage, bundle, manifest)
+    write_manifest(storage, bundle, manifest, written)
 
 
 def read_prepared(storage: JobStorage, bundle: Bundle, scratch: Path, downloaded: bool = False) -> Prepared:

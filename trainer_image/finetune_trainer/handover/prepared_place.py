@@ -46,11 +46,12 @@ def place_of(bundle: Bundle, *parts: str) -> str:
     return join(work_prefix(bundle), PREPARED, *parts)
 
 
-def write_manifest(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of this preflight pod, whose files are in its own folder already."""
+def write_manifest(storage: JobStorage, bundle: Bundle, manifest: Mapping[str, Any], written: datetime) -> None:
+    """Writes the manifest of this preflight pod, whose files are in its own folder already. `written`: when the oldest
+    of its files was."""
     if bundle.job is None:  # outside Kubernetes the jobs of one output share the folder
         storage.delete_prefix(place_of(bundle, USED))
-    about = {"version": VERSION, "written": _now(), "folder": own_pod()}
+    about = {"version": VERSION, "written": written.isoformat(), "folder": own_pod()}
     storage.write_bytes(place_of(bundle, MANIFEST), _as_bytes({**about, **manifest}))
 
 
@@ -152,10 +153,6 @@ def _prepare_again(bundle: Bundle) -> str:
         f"Copy the job under another name, and set spec.resumeFrom to {{name: {name}}}, so that the new job prepares "
         "the data again and goes on from the newest checkpoint."
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
 
 
 def _as_bytes(manifest: Mapping[str, Any]) -> bytes:

@@ -102,7 +102,8 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
             traceback.print_exception(error)
         folder = next(staging / name for name in (ADAPTER, MODEL) if (staging / name).is_dir())
         try:
-            published(storage, bundle)
+            if published(storage, bundle):  # by another pod of the job, while this one was cut off
+                raise failure from error
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 storage.upload_file(path, join(place_of_unpublished(bundle), str(path.relative_to(staging))))
         except Exception as unkept:

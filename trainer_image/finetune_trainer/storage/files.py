@@ -41,8 +41,11 @@ class Files(Protocol):
     def size(self, uri: str) -> int | None:
         """Returns the size of the file in bytes, or None if the file does not exist."""
 
-    def identity(self, uri: str) -> str:
-        """Returns a text that changes when the content of the file changes. Needs the permission to read the file."""
+    def identity(self, uri: str, exact: bool = False) -> str:
+        """Returns a text that changes when the content of the file changes. Needs the permission to read the file.
+
+        `exact`: also if a large file in a claim keeps its size and the time of its last change, as `rsync --times` can
+        do. A copy of such a file has another text then."""
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         """Returns `length` bytes of the file from `start`, or all bytes from `start` if `length` is None."""

@@ -46,11 +46,11 @@ class JobStorage:
         with self._typed(uri) as files:
             return files.size(uri)
 
-    def identity(self, uri: str) -> str:
+    def identity(self, uri: str, exact: bool = False) -> str:
         """Returns a text that changes when the content of the file changes. Raises TrainerFailure if the file does not
-        exist or must not be read."""
+        exist or must not be read. `exact`: see Files.identity."""
         with self._typed(uri) as files:
-            return files.identity(uri)
+            return files.identity(uri, exact)
 
     def read_bytes(self, uri: str, start: int = 0, length: int | None = None) -> bytes:
         """Returns the bytes of the file from `start`, at most `length` of them."""

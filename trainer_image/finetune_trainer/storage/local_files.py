@@ -31,7 +31,7 @@ class LocalFiles:
         path = Path(uri)
         return path.stat().st_size if path.is_file() else None
 
-    def identity(self, uri: str) -> str:
+    def identity(self, uri: str, exact: bool = False) -> str:
         return sha256_of(Path(uri))
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:

@@ -73,6 +73,7 @@ def phases(work: Work) -> str:
         folder=work.model_folder,
         kept=work.kept,
         say=lambda message: tell(writer, TRAINED, "EvaluatingBase", message),
+        tokens=work.attempt.tokens(work.prepared.resolved),
     )
     model, assessor, baselines = measure_base(base)
     with ExitStack() as until_kept:

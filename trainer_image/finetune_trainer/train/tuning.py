@@ -71,7 +71,8 @@ def tune(work: Work, model: PreTrainedModel, until_kept: ExitStack) -> tuple[Pre
     phase("preparing the training")
     bundle, prepared, accelerator = work.bundle, work.prepared, work.accelerator
     resolved = prepared.resolved
-    validation = Validation(prepared.validation, bundle.spec.training, resolved, accelerator, work.scratch)
+    measured = resolved.model_copy(update={"micro_batch_tokens": work.attempt.tokens(resolved)})
+    validation = Validation(prepared.validation, bundle.spec.training, measured, accelerator, work.scratch)
     trained = finished_training(work) if resolved.total_steps else None
     tell(work.writer, TRAINED, "Training", str(trained) if trained else announcement(bundle, prepared))
     model = trainable_model(model, work, trained)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.bundle import Bundle
 from finetune_api.reasons import FailureReason
+from finetune_api.status.preflight import Resolved
 from finetune_trainer.checkpoints.earlier_job import earlier_store, no_checkpoint
 from finetune_trainer.checkpoints.folder import Unusable
 from finetune_trainer.checkpoints.identity import facts
@@ -61,6 +62,11 @@ class Attempt:
     """How many earlier attempts ran out of GPU memory."""
     started: float = 0.0
     """Value of perf_counter at its start."""
+
+    def tokens(self, resolved: Resolved) -> int:
+        """Returns how many tokens a forward pass of a measurement has: half for each attempt that ran out of memory,
+        because that may have happened in such a pass. A row that is longer has a pass of its own."""
+        return max(1, resolved.micro_batch_tokens >> self.halvings)
 
 
 class TrainingRun:

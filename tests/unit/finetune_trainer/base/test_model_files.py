@@ -136,9 +136,11 @@ def test_a_model_card_and_files_that_are_not_used_may_change(
     write(model, {"README.md": {}, "other/model.safetensors": {}})
     found = inspect(make_bundle, model)
     assert set(found.pins) == set(found.files) - {"README.md"}
-    (model / "README.md").write_text("[]")
     storage = open_storage(make_bundle(model={"uri": str(model)}))
+    (model / "README.md").write_text("another size")
     copy_files(storage, str(model), found.files, tmp_path / "train", found.pins)
+    (model / "README.md").unlink()
+    copy_files(storage, str(model), found.files, tmp_path / "again", found.pins)
 
 
 def test_of_a_sentence_model_no_adapter_is_read(make_bundle: MakeBundle, model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from finetune_trainer.checkpoints.kept import KEPT, TRAINED, KeptResults
 from finetune_trainer.checkpoints.store import CHECKPOINTS, CheckpointStore
 from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.storage.job_storage import join, open_storage
-from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
+from tests.unit.finetune_trainer.conftest import MakeBundle, sum_rows, write_rows
 from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 LATER = "later"
@@ -141,6 +141,29 @@ def test_other_rows_are_refused(first: Bundle, tmp_path: Path) -> None:
 
     assert found.reason is FailureReason.SPEC_INVALID
     assert "it was written for the digest of the data" in found.message
+
+
+def test_the_same_rows_in_weighted_sources_of_other_sizes_are_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    def with_border(border: int) -> Bundle:
+        parts = sum_rows(60)[:border], sum_rows(60)[border:]
+        files = [write_rows(tmp_path / f"{i}.jsonl", rows) for i, rows in enumerate(parts)]
+        return make_bundle(dataset={"train": [{"uri": str(file), "weight": 1} for file in files]})
+
+    first = with_checkpoints(with_border(40))
+    run(resuming(first))
+    with_border(20)
+
+    assert "it was written for the number of rows of each source" in failure(resuming(first)).message
+
+
+def test_a_new_model_card_of_the_base_model_is_no_obstacle(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(make_bundle().spec.model.uri, model)
+    (model / "README.md").write_text("---\nlicense: mit\n---")
+    first = with_checkpoints(make_bundle(model={"uri": str(model)}))
+    (model / "README.md").write_text("---\nlicense: mit\n---\nMore.")
+
+    run(resuming(first))
 
 
 def test_a_damaged_newest_checkpoint_is_no_obstacle_while_the_one_before_it_is_whole(first: Bundle) -> None:

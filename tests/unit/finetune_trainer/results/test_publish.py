@@ -18,7 +18,14 @@ from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.model.parameters.trainable import attach_lora
 from finetune_trainer.pod import termination
 from finetune_trainer.pod.failure import TrainerFailure, failure_of
-from finetune_trainer.results.publish import publish, stage_weights, target_modules, upload_results, weights_kept
+from finetune_trainer.results.publish import (
+    place_of_unpublished,
+    publish,
+    stage_weights,
+    target_modules,
+    upload_results,
+    weights_kept,
+)
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.storage.ownership import published
 from finetune_trainer.storage.stores import Stores
@@ -281,3 +288,17 @@ def test_a_failure_keeps_the_weights_at_the_output_unless_the_pod_has_to_stop(
     with pytest.raises(Exception) as caught, weights_kept(storage, bundle, tmp_path / "staging"):  # noqa: PT011
         raise RuntimeError("a library has swallowed StopRequested" if stopping else "a crash")
     assert (len(storage.written), "were saved to" in failure_of(caught.value).message) == (not stopping, not stopping)
+
+
+def test_a_failure_after_another_pod_of_the_job_has_published_leaves_nothing(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(job=OURS)
+    storage = open_storage(bundle)
+    (tmp_path / "staging" / "adapter").mkdir(parents=True)
+    (tmp_path / "staging" / "adapter" / "weights").write_bytes(b"weights")
+    publish(storage, bundle, {"job": OURS, "files": []})
+    with pytest.raises(TrainerFailure) as caught, weights_kept(storage, bundle, tmp_path / "staging"):
+        raise RuntimeError("a crash of a pod that was cut off")
+    assert "were saved to" not in caught.value.message
+    assert storage.list_folder(place_of_unpublished(bundle)) == {}

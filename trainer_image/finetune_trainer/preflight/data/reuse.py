@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_api.bundle import Bundle, sources_of
 from finetune_trainer.base.base_model import BaseModel
+from finetune_trainer.base.model_files import CARD
 from finetune_trainer.handover.prepared_cache import CachedRows, fetch, look_up, place_in_cache, store
 from finetune_trainer.handover.trainer_version import trainer_version
 from finetune_trainer.pod.failure import TrainerFailure
@@ -26,7 +27,7 @@ from finetune_trainer.tokens.row_store import RowStore
 
 ROWS, GATHERED = "rows", "gathered"
 """Folders of an entry: the files of the store, and what is known about its rows."""
-LATER = {"split", "overlength"}
+LATER: dict[str, Any] = {"split": True, "overlength": True, "train": {"__all__": {"name", "weight"}}}
 """Fields of spec.dataset that are used after the rows are stored."""
 
 
@@ -64,11 +65,13 @@ def rows_facts(bundle: Bundle, storage: JobStorage, model: BaseModel, longest: i
     read."""
     dataset = bundle.spec.dataset
     return {
-        "files": {uri: storage.identity(uri) for uri in sorted(set(_files(bundle, storage)))},
+        "files": {uri: storage.identity(uri, exact=True) for uri in sorted(set(_files(bundle, storage)))},
         "dataset": dataset.model_dump(mode="json", by_alias=True, exclude=LATER),
         "lossOn": bundle.spec.training.loss_on,
         "longest": longest,
-        "model": {path.name: sha256_of(path) for path in sorted(settings.iterdir()) if path.is_file()},
+        "model": {
+            path.name: sha256_of(path) for path in sorted(settings.iterdir()) if path.is_file() and path.name != CARD
+        },
         "vocabulary": model.rows,
         "trainer": trainer_version(),
     }
@@ -102,7 +105,7 @@ def _reuse(storage: JobStorage, uri: str, findings: Findings, scratch: Path) -> 
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"they are incomplete ({type(error).__name__})"
         else:
-            _renew(storage, found, arrived)
+            found = _renewed(storage, found, arrived)
             shutil.move(arrived / ROWS, scratch / "prepared")
             gathered = replace(gathered, store=RowStore(scratch / "prepared"))
             print(f"The rows are those that job {found.job} prepared from the same files. They are not read again.")
@@ -112,18 +115,21 @@ def _reuse(storage: JobStorage, uri: str, findings: Findings, scratch: Path) -> 
     return None
 
 
-def _renew(storage: JobStorage, found: CachedRows, arrived: Path) -> None:
-    """Writes older rows again, so that no lifecycle rule deletes them while this job runs. `arrived`: their files."""
+def _renewed(storage: JobStorage, found: CachedRows, arrived: Path) -> CachedRows:
+    """Writes older rows again, so that no lifecycle rule deletes them while this job runs. `arrived`: their files.
+    Returns the rows with the time at which they were last written."""
     if found.young:
-        return
+        return found
     try:
-        store(storage, found.uri, found.job, {name: arrived / name for name in found.files})
+        stored = store(storage, found.uri, found.job, {name: arrived / name for name in found.files})
+        return replace(found, written=stored.written)
     except TrainerFailure as failure:
         print(
             f"The rows in {found.uri} were not written again, so a lifecycle rule may delete them during the job: "
             f"{failure.message}",
             flush=True,
         )
+        return found
 
 
 def _keep(

@@ -37,9 +37,10 @@ class ClaimFiles:
         place = volume.place(path)
         return place.stat().st_size if place.is_file() else None
 
-    def identity(self, uri: str) -> str:
+    def identity(self, uri: str, exact: bool = False) -> str:
         """Returns the sha256 of a small file. For a large one it depends on the size, the time of the last change, and
-        the first and the last bytes: weights of many gigabytes would take minutes to read."""
+        the first and the last bytes: weights of many gigabytes would take minutes to read. `exact`: and on the time
+        that the file system itself notes at each change, which nobody can set."""
         with self._open(uri) as file:
             about = os.fstat(file.fileno())
             digest = hashlib.sha256(file.read(SAMPLE_BYTES))
@@ -48,7 +49,8 @@ class ClaimFiles:
                 return digest.hexdigest()
             file.seek(-SAMPLE_BYTES, os.SEEK_END)
             digest.update(file.read())
-            return f"{digest.hexdigest()} {about.st_size} {about.st_mtime_ns}"
+            noted = f" {about.st_ctime_ns}" if exact else ""
+            return f"{digest.hexdigest()} {about.st_size} {about.st_mtime_ns}{noted}"
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         with self._open(uri) as file:

@@ -61,7 +61,7 @@ class HubFiles:
         found = self._files(repository).get(path)
         return found.size if found else None
 
-    def identity(self, uri: str) -> str:
+    def identity(self, uri: str, exact: bool = False) -> str:
         file = self._file(uri)
         if file.size:
             self._require_readable(uri)

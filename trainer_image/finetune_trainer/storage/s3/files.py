@@ -67,12 +67,13 @@ class S3Files:
                 raise
             return None
 
-    def identity(self, uri: str) -> str:
+    def identity(self, uri: str, exact: bool = False) -> str:
         bucket, key = split(uri)
         head = _head(self._client, bucket, key)
         # The HEAD of an encrypted object needs no permission to use its key, so one byte is read as well.
         _Reader(self._client, uri).range(0, min(1, head["ContentLength"]))
-        return f"{head['ETag']} {head['ContentLength']} {head.get('VersionId', '')}".rstrip()
+        version = head.get("VersionId", "null")  # once a bucket has versions, an older object has this one
+        return f"{head['ETag']} {head['ContentLength']} {version.removeprefix('null')}".rstrip()
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         reader = _Reader(self._client, uri)

@@ -126,6 +126,21 @@ def test_settings_that_are_used_later_do_not_matter(
     assert TAKEN_OVER in capsys.readouterr().out
 
 
+def test_another_weight_name_or_model_card_does_not_matter(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(make().spec.model.uri, model)
+    first = make(model={"uri": str(model)})
+    run(first)
+    (source,) = first.spec.dataset.train
+    (model / "README.md").write_text("---\nlicense: mit\n---")
+    told = source.model_dump(mode="json", by_alias=True, exclude_none=True) | {"name": "mine", "weight": 2.0}
+    capsys.readouterr()
+    run(make(model={"uri": str(model)}, dataset={"train": [told]}))
+    assert TAKEN_OVER in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -317,6 +332,21 @@ def test_rows_in_the_cache_are_written_again_while_the_job_needs_them(make: Make
     shutil.rmtree(tmp_path / "cache")
     now += RENEWED_AFTER
     renewal.if_due()
+    assert len(read(bundle, storage).train) > 0
+
+
+def test_rows_that_were_taken_over_are_written_again_when_they_are_a_day_old(make: Make, tmp_path: Path) -> None:
+    run(make())
+    (entry,) = entries(tmp_path)
+    manifest, now = json.loads((entry / "manifest.json").read_text()), datetime.now(UTC)
+    age = RENEWED_AFTER * 0.9
+    (entry / "manifest.json").write_text(json.dumps(manifest | {"written": (now - age).isoformat()}))
+    bundle = make()
+    run(bundle)
+    storage = open_storage(bundle)
+    read_prepared(storage, bundle, tmp_path / "scratch")
+    shutil.rmtree(entry)
+    Renewal(storage, bundle, tmp_path / "scratch" / "prepared", lambda: now + RENEWED_AFTER - age).if_due()
     assert len(read(bundle, storage).train) > 0
 
 

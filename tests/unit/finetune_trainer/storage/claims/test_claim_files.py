@@ -239,6 +239,13 @@ def test_the_identity_changes_with_the_content_and_needs_only_the_ends_of_a_larg
         seen.add(files.identity(uri))
     os.utime(path, (2, 2))
     assert len({*seen, files.identity(uri)}) == 7
+    path.write_text("c" * 25 + "b" + "c" * 25)
+    os.utime(path, (4, 4))
+    before, exact = files.identity(uri), files.identity(uri, exact=True)
+    path.write_text("c" * 51)
+    os.utime(path, (4, 4))
+    assert files.identity(uri) == before, "weights keep their identity when a volume is copied with its times"
+    assert files.identity(uri, exact=True) != exact, "rows that are reused must be the rows in the file"
     path.write_text("small")
     before = files.identity(uri)
     os.utime(path, (3, 3))

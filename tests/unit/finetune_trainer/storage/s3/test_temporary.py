@@ -15,6 +15,7 @@ from finetune_api import names
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.storage.job_storage import JobStorage, join, open_storage
 from finetune_trainer.storage.s3 import files as s3_files
+from finetune_trainer.storage.s3.temporary import REFUSED_TIMES
 from tests.unit.finetune_trainer.conftest import S3
 from tests.unit.finetune_trainer.storage.test_job_storage import JOB, bundle
 
@@ -58,10 +59,12 @@ def test_a_copy_of_a_temporary_object_carries_no_tag(s3: S3, tmp_path: Path, mon
 
 
 class Refusing(ThreadingHTTPServer):
-    """An S3 service that answers a request with a tag with `code`, and stores what comes without."""
+    """An S3 service that answers a request with a tag with `code`, and stores what comes without. `times`: how often;
+    then it stores what comes with a tag too."""
 
-    def __init__(self, status: int, code: str) -> None:
-        self.status, self.code, self.stored, self.refused = status, code, set[str](), 0
+    def __init__(self, status: int, code: str, times: int = 100) -> None:
+        self.status, self.code, self.times, self.refused = status, code, times, 0
+        self.stored, self.tagged = set[str](), set[str]()
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -70,8 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        if "x-amz-tagging" not in self.headers:
-            self.server.stored.add(self.path)
+        tagged = "x-amz-tagging" in self.headers
+        if not tagged or self.server.refused >= self.server.times:
+            (self.server.tagged if tagged else self.server.stored).add(self.path)
             self._answer(200, b"")
             return
         self.server.refused += 1
@@ -101,16 +105,40 @@ def refusing(request: pytest.FixtureRequest) -> Iterator[Refusing]:
 @pytest.mark.parametrize(
     "refusing", [(403, "AccessDenied"), (501, "NotImplemented"), (400, "InvalidTag")], indirect=True
 )
-def test_a_service_that_refuses_tags_gets_the_objects_without_and_the_log_says_so_once(
+def test_a_service_that_refuses_tags_gets_the_objects_without_and_the_log_says_so(
     refusing: Refusing, s3: S3, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = storage_at("bucket", f"http://127.0.0.1:{refusing.server_address[1]}", s3.secrets_dir)
     work = "s3://bucket/.work/out/.work/u"
     storage.write_bytes(join(work, "a"), b"1")
-    storage.send(lambda: BytesIO(b"2"), join(work, "b"))
-    assert refusing.stored == {"/bucket/.work/out/.work/u/a", "/bucket/.work/out/.work/u/b"}
-    assert refusing.refused == 1
-    assert capsys.readouterr().out.count(f"The storage refuses the tag {names.TEMPORARY_TAG} ({refusing.code}).") == 1
+    for name in "bcdef":
+        storage.send(lambda: BytesIO(b"2"), join(work, name))
+    assert refusing.stored == {f"/bucket/.work/out/.work/u/{name}" for name in "abcdef"}
+    assert refusing.refused == REFUSED_TIMES, "then nobody asks any more"
+    said = capsys.readouterr().out.splitlines()
+    told = f"The storage refuses the tag {names.TEMPORARY_TAG} ({refusing.code}). No lifecycle rule deletes what has no"
+    assert [line.startswith(told) for line in said] == [True] * REFUSED_TIMES
+    assert said[0].endswith(f"tag: {work}/a.")
+    assert said[-1].endswith("tag: temporary files below s3://bucket/.work/out/.work/.")
+
+
+@pytest.mark.parametrize("refusing", [(403, "AccessDenied", 1)], indirect=True)
+def test_a_refusal_that_passes_costs_one_tag(refusing: Refusing, s3: S3) -> None:
+    storage = storage_at("bucket", f"http://127.0.0.1:{refusing.server_address[1]}", s3.secrets_dir)
+    for name in "ab":
+        storage.write_bytes(f"s3://bucket/.work/out/.work/u/{name}", b"1")
+    assert (refusing.stored, refusing.tagged) == ({"/bucket/.work/out/.work/u/a"}, {"/bucket/.work/out/.work/u/b"})
+
+
+def test_a_file_keeps_its_identity_when_its_bucket_begins_to_have_versions(s3: S3) -> None:
+    bucket = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
+    storage, uri = storage_at(bucket, s3.endpoint, s3.secrets_dir), f"s3://{bucket}/model/config.json"
+    storage.write_bytes(uri, b"{}")
+    before = storage.identity(uri)
+    s3.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    assert storage.identity(uri) == before
+    storage.write_bytes(uri, b"{}")
+    assert storage.identity(uri) != before, "another version"
 
 
 @pytest.mark.parametrize("refusing", [(403, "InvalidAccessKeyId")], indirect=True)
