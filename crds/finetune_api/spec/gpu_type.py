@@ -1,9 +1,10 @@
 """The GPU types of a FineTuneProfile."""
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
 from finetune_api.spec.scheduling import NodeLabels, Tolerations
@@ -24,9 +25,20 @@ GpuMemory = Annotated[
         )
     ),
 ]
+
+
+def _decimal(price: str) -> str:
+    """Return `price`. Raises ValueError if it is no decimal number: the CRD of a later version may allow more, and a
+    job whose price cannot be read has to say so."""
+    if re.fullmatch("[0-9]+([.][0-9]+)?", price) is None:
+        raise ValueError("must be a decimal number")
+    return price
+
+
 Price = Annotated[
     str,
     Field(max_length=16),
+    AfterValidator(_decimal),
     SchemaKeys(
         rules(
             (

@@ -28,8 +28,8 @@ def claims_of(api: Api, world: World, spec: FineTuneJobSpec) -> dict[str, Claim 
     wanted = [*named, *([cache.claim_name] if cache else [])]
     known = {name: _read(api, name, world.namespace) for name in wanted}
     written = claims.output_of(spec)
-    if written and (claim := known.get(written)) and (node := _lost_node(world, claim)):
-        known[written] = replace(claim, attached=_attachment(api, claim.volume, node))
+    if written and (claim := known.get(written)) and SHARED not in claim.access_modes:
+        known[written] = replace(claim, attached=_attachment_to_last_node(api, world, claim.volume))
     return known
 
 
@@ -49,17 +49,17 @@ def _has_succeeded(preflight: Run) -> bool:
     return preflight.succeeded or (preflight.pod is not None and preflight.pod.trainer_succeeded)
 
 
-def _lost_node(world: World, claim: Claim) -> str | None:
-    """Return the lost node that can keep the volume from the next attempt; None if there is none."""
+def _attachment_to_last_node(api: Api, world: World, volume: str) -> Attachment | None:
+    """Return the attachment of a PersistentVolume to the node of the last attempt, if that was lost or does not answer.
+    It may be lost while a tenant or a budget stops the attempt, whose record names the stop then.
+
+    None if there is no attachment. A volume without a driver that attaches it, for example of NFS, has none."""
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
-    if last is None or last.reason != FailureReason.NODE_LOST or SHARED in claim.access_modes:
+    if last is None or last.reason is None or last.node_name is None:
         return None
-    return last.node_name
-
-
-def _attachment(api: Api, volume: str, node: str) -> Attachment | None:
-    """Return the attachment of a PersistentVolume to this node; None if there is none. A volume without a driver that
-    attaches it, for example of NFS, has none."""
+    node, since = last.node_name, answers_since(api, last.node_name)
+    if last.reason != FailureReason.NODE_LOST and since is not None:
+        return None
     found = [each["spec"] for each in api.listed("/apis/storage.k8s.io/v1/volumeattachments", "")]
     held = any(each["nodeName"] == node and each["source"].get("persistentVolumeName") == volume for each in found)
-    return Attachment(node, answers_since(api, node)) if held else None
+    return Attachment(node, since) if held else None

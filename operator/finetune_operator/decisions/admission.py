@@ -168,8 +168,8 @@ def _no_checkpoints(world: World, spec: FineTuneJobSpec, profile: FineTuneProfil
         return Obstacle(
             f'{field}: FineTuneJob "{name}" has not ended. It is {earlier.state or State.PENDING}.',
             late,
-            "Create this job when that job has failed. A suspended job continues from its own checkpoint when its "
-            "spec.suspend is set to false.",
+            "Create this job when that job has failed. A suspended job continues from its own checkpoint: its "
+            "condition Ready says what resumes it.",
         )
     if earlier.is_cleaned:
         return Obstacle(

@@ -49,7 +49,7 @@ def _next_step(world: World, now: datetime) -> Plan:
         return plans.without_results(world, history, last.name, now)
 
     stop = limits.stop(world, history, now)
-    if stop is not None and history.is_interrupted:
+    if stop is not None and history.is_interrupted and not _has_published(world, last):
         return _stop(world, records.stopped(world, history, stop.reason, stop.message, now), now)
     if last is not None and last.reason is None:
         return _follow(world, history, now)
@@ -68,6 +68,12 @@ def _next_step(world: World, now: datetime) -> Plan:
     if preflights.assess_one(world, now).standing is not Standing.SUCCEEDED:
         return _validate(world, world.spec, world.profile, history, now)
     return _train(world, world.spec, world.profile, history, now)
+
+
+def _has_published(world: World, last: Attempt | None) -> bool:
+    """Whether the trainer has published and ended well, and only other containers of its pod still run."""
+    pod = records.run_of(world, last).pod if last is not None and world.status.artifacts is not None else None
+    return pod is not None and pod.trainer_succeeded
 
 
 def refused(world: World, message: str, now: datetime, reason: str = "CreationRefused") -> Plan:

@@ -45,6 +45,15 @@ def assess(run: Run | None, now: datetime, said: End | None = None, had_all_pods
     return _under_way(run.pod, now, said)
 
 
+def own_failure(run: Run, said: End | None) -> End | None:
+    """Return why the trainer of a run has failed, also while other containers or the pods of other nodes still run;
+    None if it has not failed, or only because its pod is being removed. `said`: as for `assess`."""
+    pod = run.pod
+    if pod is None or not pod.trainer_ended or pod.trainer_succeeded or pod.is_leaving:
+        return None
+    return gang_ends.why_failed(run, pod, said)
+
+
 def _without_pod(run: Run, now: datetime) -> RunStanding:
     """Return the state of a run of which a pod does not exist. At first this needs no message, because it is normal."""
     waited = now - (run.begun or run.created)

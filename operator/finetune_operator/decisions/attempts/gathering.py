@@ -5,7 +5,7 @@ other half for ever. So the wait has a limit: the attempt then gives its GPUs ba
 
 from datetime import datetime, timedelta
 
-from finetune_api.status.attempts import Attempt
+from finetune_api.status.attempts import Attempt, AttemptPod
 from finetune_operator.observed.causes import remedies
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.standing import Standing
@@ -20,8 +20,22 @@ def has_gathered(record: Attempt, run: Run) -> bool:
     """Whether the pods of all nodes have run together. One that is gone since then is not replaced: the others end.
 
     Only pods of the Job's present life count: a queue can stop the Job, and start it with other pods."""
-    began = (run.begun or run.created) - RESUMED
-    return sum(pod.start_time >= began for pod in record.pods or ()) >= run.nodes > 1
+    return sum(_is_of_present_life(pod, run) for pod in record.pods or ()) >= run.nodes > 1
+
+
+def _is_of_present_life(pod: AttemptPod, run: Run) -> bool:
+    """Whether a recorded pod had its node since the Job was started or last resumed. A pod that is from shortly before
+    is one of an earlier life if it had ended by then, is being removed, or has a successor with its index."""
+    began = run.begun or run.created
+    if pod.start_time >= began:
+        return True
+    has_successor = any(
+        other.name != pod.name and pod.name.startswith(f"{run.name}-{other.index}-") and other.created >= pod.start_time
+        for other in run.pods
+    )
+    is_leaving = any(other.name == pod.name and other.is_leaving for other in run.pods)
+    had_ended = pod.completion_time is not None and pod.completion_time <= began
+    return pod.start_time >= began - RESUMED and not (has_successor or is_leaving or had_ended)
 
 
 def waits_until(record: Attempt, run: Run) -> datetime | None:

@@ -14,6 +14,10 @@ from finetune_operator.observed.world import World
 
 LONGEST_LOOK = 7 * 24 * 3600
 """Seconds after which a budget is looked at again at the latest."""
+RESUMED_TOO_LATE = (
+    "If it is resumed after {due} UTC, it fails at its deadline (spec.runPolicy.activeDeadlineSeconds): raise that "
+    "field in the same change."
+)
 SUSPENDED, BUDGET_EXCEEDED, COST_UNKNOWN = "Suspended", "BudgetExceeded", "CostUnknown"
 
 
@@ -37,10 +41,12 @@ def stop(world: World, history: History, now: datetime) -> Stop | None:
     price is not suspended, because nobody has to resume it."""
     if world.spec is None:
         return None
+    due = _deadline(world, history)
+    more = "" if due is None else f" {RESUMED_TOO_LATE.format(due=f'{due:%Y-%m-%d %H:%M:%S}')}"
     if world.spec.suspend:
-        return Stop(SUSPENDED, "spec.suspend is true. Set it to false to resume the job.")
+        return Stop(SUSPENDED, f"spec.suspend is true. Set it to false to resume the job.{more}")
     return (
-        _over_budget(world, history, now)
+        _over_budget(world, history, now, more)
         or _after_its_deadline(world, history, now)
         or _without_a_price(world, world.spec, history)
     )
@@ -97,13 +103,14 @@ def _without_a_price(world: World, spec: FineTuneJobSpec, history: History) -> S
     return Stop(COST_UNKNOWN, " ".join(gpu_choice.no_price(spec, gpu_choice.name_of(world))))
 
 
-def _over_budget(world: World, history: History, now: datetime) -> Stop | None:
+def _over_budget(world: World, history: History, now: datetime, more: str) -> Stop | None:
+    """Return that the job has used its budget; None if it has not. `more`: what to tell beside it."""
     for limit in _budgets(world, history, now):
         if limit.used >= limit.most:
             return Stop(
                 BUDGET_EXCEEDED,
                 f"The job has used its budget of {limit.told}. Raise this field to resume the job from its last "
-                "checkpoint.",
+                f"checkpoint.{more}",
             )
     return None
 
@@ -127,8 +134,15 @@ def _budgets(world: World, history: History, now: datetime) -> list[_Limit]:
     found = []
     if (hours := budget.gpu_hours) is not None:
         used, most = Decimal((seconds or 0) + more.seconds), Decimal(str(hours)) * 3600
-        found.append(_Limit(used, most, Decimal(more.gpus), f"{hours:g} GPU hours (spec.runPolicy.budget.gpuHours)"))
+        found.append(
+            _Limit(used, most, Decimal(more.gpus), f"{_plain(hours)} GPU hours (spec.runPolicy.budget.gpuHours)")
+        )
     if budget.cost is not None:
         used, most = Decimal(cost or 0) + more.cost, Decimal(budget.cost)
         found.append(_Limit(used, most, more.price / 3600, f"{budget.cost} (spec.runPolicy.budget.cost)"))
     return found
+
+
+def _plain(number: float) -> str:
+    """Return the number with all its digits, and without an exponent."""
+    return f"{Decimal(str(number)).normalize():f}"

@@ -17,7 +17,7 @@ from finetune_operator.decisions.attempts import gathering, placement, progress,
 from finetune_operator.decisions.attempts.progress import retry_of
 from finetune_operator.observed.causes import own_words
 from finetune_operator.observed.child_jobs import Run
-from finetune_operator.observed.runs import assess
+from finetune_operator.observed.runs import assess, own_failure
 from finetune_operator.observed.standing import End, RunStanding, Standing
 from finetune_operator.observed.world import Progress, World
 
@@ -208,17 +208,28 @@ def _standing(world: World, known: Attempt, now: datetime) -> RunStanding:
 
 
 def stopped(world: World, history: History, reason: str, message: str, now: datetime) -> History:
-    """Return the history in which the operator has stopped the last attempt.
+    """Return the history in which the operator has stopped the last attempt. If the trainer has failed before, its
+    record names that cause, which decides about the next attempt.
 
     A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
     *earlier, known = history.attempts
     run = run_of(world, known)
+    message, reason = _own_failure(world, known, run) or (message, reason)
     last = usage.with_pods(known, run, True, now)
     end = last.completion_time if last.start_time else now
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
     # Pods that wait for the others of their attempt have started, but their trainer has nothing to do yet.
     ended = _judged(world, ended, earlier, _ran(known, run) and gathering.waits_until(last, run) is None)
     return replace(history, attempts=(*earlier, ended))
+
+
+def _own_failure(world: World, known: Attempt, run: Run) -> tuple[str, FailureReason] | None:
+    """Return the cause for which the trainer failed before it was stopped; None if it did not, or was interrupted. The
+    loss of a peer may turn out to be an interruption."""
+    found = own_failure(run, said_of(world, known))
+    if found is None or found[1] is FailureReason.PEER_LOST or FAILURES[found[1]].retry is Retry.INTERRUPTION:
+        return None
+    return found
 
 
 def _updated(world: World, known: Attempt, standing: RunStanding, earlier: list[Attempt], now: datetime) -> Attempt:

@@ -48,7 +48,8 @@ def pods_of(record: Attempt, run: Run, has_failed: bool = False) -> dict[str, At
 def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Attempt:
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
-    pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now)) is not None]
+    gone = min(now, run.failed_since or now)  # the operator may have been away for hours
+    pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now, gone)) is not None]
     shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
     return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record
 
@@ -66,7 +67,7 @@ def closed(record: Attempt, now: datetime) -> Attempt:
     if not is_held(record):
         return record
     known = pods_of(record, Run(record.name, created=now))
-    pods = [_recorded(old, None, now) for old in known.values()]
+    pods = [_recorded(old, None, now, now) for old in known.values()]
     return _with(record, [pod for pod in pods if pod is not None], known, record.pod_name)
 
 
@@ -135,13 +136,14 @@ def _counts(pod: Pod, has_failed: bool = False) -> bool:
     return pod.held_since is not None and is_settled
 
 
-def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime) -> AttemptPod | None:
-    """Return the record of one pod. The end of a pod that is gone or lost is the time at which this is noticed."""
+def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime, gone: datetime) -> AttemptPod | None:
+    """Return the record of one pod. The end of a pod that is lost is the time at which this is noticed. `gone`: the end
+    of a pod that does not exist any more."""
     if old is not None and old.completion_time is not None:
         return old
     if pod is None:
         # The clock of another node, on which the operator was started again, may be behind.
-        return old.model_copy(update={"completion_time": max(old.start_time, now)}) if old else None
+        return old.model_copy(update={"completion_time": max(old.start_time, gone)}) if old else None
     # A kubelet that refuses a pod after its node was restarted deletes all conditions and states of containers.
     start = old.start_time if old else pod.held_since
     if start is None:

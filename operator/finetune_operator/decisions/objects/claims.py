@@ -178,10 +178,12 @@ def still_attached(world: World, now: datetime) -> str | None:
     name = output_of(world.spec) if world.spec else None
     claim = world.claims.get(name) if name else None
     last = max(world.status.attempts or [], key=lambda attempt: attempt.number, default=None)
-    if claim is None or last is None or last.reason != FailureReason.NODE_LOST:
+    if claim is None or last is None:
         return None
     lost, held = last.completion_time or last.start_time, claim.attached
     if lost is None or held is None or held.node != last.node_name:
+        return None
+    if last.reason != FailureReason.NODE_LOST and held.answers_since is not None:
         return None
     end = lost + DETACH_LIMIT if held.answers_since is None else max(lost, held.answers_since) + RELEASE_LIMIT
     if now >= end:

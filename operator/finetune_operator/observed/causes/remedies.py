@@ -6,6 +6,8 @@ kubelet cannot start its containers. Their words name the cause. What helps foll
 import re
 from collections.abc import Sequence
 
+from kubernetes.utils.quantity import parse_quantity
+
 _NODE_REASON = re.compile(r"(?:^|, )\d+ (?P<reason>.+?)(?=, \d+ |\. |\.?$)")
 """One entry of the scheduler's list: `0/3 nodes are available: 2 Insufficient cpu, 1 Too many pods.`"""
 _NOT_HELPFUL = "Preemption is not helpful for scheduling"
@@ -43,6 +45,10 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
 )
 """What helps against a reason that nodes are refused for, in the scheduler's order of plugins."""
 _EXCEEDED = r"exceeded quota: (?P<quota>[^,]+)"
+_NEVER_ENOUGH = (
+    "The pod alone needs more than ResourceQuota {quota} allows: raise the quota, or request less in spec.compute of a "
+    "new job."
+)
 _NO_WEBHOOK = (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}.")
 _DENIED = r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied"
 _NO_PERMISSION = (
@@ -154,7 +160,24 @@ def is_in_use(said: str) -> bool:
 
 def of_refusal(said: str) -> str:
     """Return what helps against this refusal of the API server; "" if only its own words can say."""
+    if (quota := re.search(_EXCEEDED, said)) and _exceeds_limit(said):
+        return _NEVER_ENOUGH.format(quota=quota["quota"])
     return _first(_REFUSALS, said)
+
+
+def _exceeds_limit(said: str) -> bool:
+    """Whether the pod alone requests more than the quota has. The words are those of the admission plugin
+    ResourceQuota: `requested: A=1,B=2, used: A=0,B=0, limited: A=4,B=4`."""
+    requested, limited = (
+        dict(re.findall(r"([^\s,=]+)=([^\s,=]+)", match[1])) if (match := re.search(rf"{word}: ([^ ]+)", said)) else {}
+        for word in ("requested", "limited")
+    )
+    try:
+        return any(
+            parse_quantity(requested[name]) > parse_quantity(limited[name]) for name in requested.keys() & limited
+        )
+    except ValueError:
+        return False
 
 
 def of_refused_object(kind: str, said: str) -> str:

@@ -16,6 +16,15 @@ _NO_QUEUE = (
     "kueue.x-k8s.io/queue-name of a new FineTuneJob, for the preflight in spec.pods.preflight.queueName of the "
     "FineTuneProfile. If the queue is listed there, ask the platform team to activate it."
 )
+_MISMATCH = "namespace doesn't match ClusterQueue selector"
+_OTHER_NAMESPACE = (
+    "Ask the platform team to admit this namespace to the ClusterQueue, or use another queue of "
+    "`kubectl get localqueues` in a new job."
+)
+_TOO_MUCH = "> maximum capacity"
+_NEVER_ENOUGH = (
+    "Waiting does not help: ask the platform team for more quota, or request less in spec.compute of a new job."
+)
 _DEACTIVATED = "The workload is deactivated"
 """How Kueue's message about a deactivated Workload begins. A cause can follow: ` due to ...`."""
 _LONGEST_WORD = 1000
@@ -53,6 +62,8 @@ def hold_of(workload: Object | None, queue: str) -> Hold:
     conditions = {c["type"]: c for c in status.get("conditions", [])}
     if workload.get("spec", {}).get("active") is False:
         return Hold("Deactivated", _deactivated(workload["metadata"]["name"], conditions.get("Evicted", {})))
+    if _holds(conditions, "Finished"):
+        return Hold("NotStarted", _finished(workload["metadata"]["name"], conditions["Finished"]))
     if _holds(conditions, "Evicted"):
         return Hold("WaitingForQuota", _again(queue, conditions))
     if _holds(conditions, "Admitted"):
@@ -66,9 +77,19 @@ def _quota(queue: str, conditions: dict[str, Object]) -> str:
     reserved = conditions.get("QuotaReserved", {})
     said = f": {_shown(reserved)}" if reserved.get("message") else "."
     message = f"Waiting for quota in queue {queue}{said}"
+    if _MISMATCH in said:
+        return f"{message} {_OTHER_NAMESPACE}"
     if reserved.get("reason") == "Inadmissible":
         message += f" {_NO_QUEUE}"
-    return message
+    return f"{message} {_NEVER_ENOUGH}" if _TOO_MUCH in said else message
+
+
+def _finished(name: str, finished: Object) -> str:
+    """Return why Kueue takes a Job for finished that is suspended: it could not start it."""
+    return (
+        f"Kueue could not start the Job and does not try again, with reason {finished.get('reason', '')}: "
+        f"{_shown(finished)} Correct that cause, then delete Workload {name}."
+    )
 
 
 def _again(queue: str, conditions: dict[str, Object]) -> str:

@@ -30,8 +30,8 @@ class Claim:
     volume: str = ""
     """Name of the PersistentVolume; "" until the claim is bound."""
     attached: Attachment | None = None
-    """Where the volume is attached, if that is the node that the last attempt has lost. Read only if one node at a time
-    can mount the volume."""
+    """Where the volume is attached, if that is the node of the last attempt and that one was lost or does not answer.
+    Read only if one node at a time can mount the volume."""
     is_leaving: bool = False
     """Whether the claim is being deleted. New pods cannot use it."""
 

@@ -100,8 +100,10 @@ def attachment(world: Any, spec: Any, ready: str = "Unknown") -> tuple[Attachmen
 def test_attachments_are_listed_only_after_a_lost_node_and_for_a_volume_of_one_node() -> None:
     spec = job(output={"uri": "pvc://models/run"})
     assert attachment(after(spec, "NodeLost"), spec) == (Attachment("n1"), True)
-    for reason in ("Evicted", None):
-        assert attachment(after(spec, reason), spec) == (None, False)
+    for reason in ("Evicted", "Suspended"):
+        assert attachment(after(spec, reason), spec) == (Attachment("n1"), True), "the node does not answer"
+        assert attachment(after(spec, reason), spec, "True") == (None, False)
+    assert attachment(after(spec, None), spec) == (None, False), "the attempt goes on"
 
 
 def test_only_the_attachment_to_the_lost_node_counts() -> None:

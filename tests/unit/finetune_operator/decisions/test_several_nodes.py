@@ -199,6 +199,39 @@ def test_a_job_that_its_queue_starts_again_waits_for_its_last_pods_anew() -> Non
     assert "the others have had none for 10 min" in ended["message"]
 
 
+@pytest.mark.parametrize(
+    ("looks", "second"),
+    [
+        ([], "has no node"),
+        (["leaving"], "has no node"),
+        (["leaving", "gone"], "has no node"),
+        (["leaving", "gone"], "is refused"),
+        (["gone"], "is refused"),
+    ],
+)
+def test_a_job_that_its_queue_starts_again_within_a_minute_waits_for_its_last_pods_anew(
+    looks: list[str], second: str
+) -> None:
+    world = two(on(0), on(1))
+    world = with_status(world, reconcile(world, NOW))
+    due = NOW + timedelta(seconds=150)
+    for seconds, look in enumerate(looks, start=30):
+        old = [on(0, due=due), on(1, due=due)] if look == "leaving" else []
+        world = replace(world, attempts={1: Run(JOB, NOW, nodes=2, suspended=True, queue="q").with_pods(old)})
+        world = with_status(world, reconcile(world, NOW + timedelta(seconds=seconds)))
+    again = NOW + timedelta(seconds=50)
+    placed = {"PodScheduled": PodCondition("True", "", "", again)}
+    pods = [on(0, name=f"{JOB}-0-y", created=again, started=again, conditions=placed)]
+    if second == "has no node":
+        pods.append(on(1, "Pending", name=f"{JOB}-1-y", created=again, node_name=None, conditions=UNPLACED))
+    resumed = Run(JOB, NOW, begun=again, nodes=2, queue="q", refusal="full" if second == "is refused" else "")
+    world = replace(world, attempts={1: resumed.with_pods(pods)})
+
+    (ended,) = attempts(reconcile(world, again + LIMIT))
+
+    assert "the others have had none for 10 min" in ended["message"]
+
+
 def test_a_pod_that_is_being_removed_holds_no_gpu_for_its_replacement() -> None:
     """A queue has stopped the Job after an hour and resumes it. The trainer of one old pod has ended, and a sidecar
     uses the rest of the grace period."""

@@ -25,6 +25,18 @@ def test_fields_of_a_later_version_of_a_profile_are_ignored() -> None:
     assert parse_spec(FineTuneProfileSpec, {**FLEET, "limits": {"gpus": 8}}) == (PROFILE, None)
 
 
+def test_a_price_that_a_later_version_permits_is_named() -> None:
+    """It would otherwise stop every decision about the job."""
+    _, of_job = parse_spec(FineTuneJobSpec, {**JOB, "runPolicy": {"budget": {"cost": "40 EUR"}}})
+    gpu = {"name": "h100", "memory": "80Gi", "resourceName": "nvidia.com/gpu", "pricePerHour": "1,000"}
+    _, of_profile = parse_spec(FineTuneProfileSpec, {**FLEET, "gpuTypes": [gpu]})
+
+    assert of_job is not None
+    assert of_job.startswith("spec.runPolicy.budget.cost: ")
+    assert of_profile is not None
+    assert of_profile.startswith("spec.gpuTypes.0.pricePerHour: ")
+
+
 def test_a_value_of_a_later_version_is_named() -> None:
     spec, error = parse_spec(FineTuneJobSpec, {**JOB, "training": {"scheduler": "Sawtooth"}})
 

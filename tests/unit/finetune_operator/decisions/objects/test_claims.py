@@ -136,7 +136,7 @@ def test_a_claim_that_can_only_be_read_is_refused_as_output_before_the_first_pod
         assert "Job" in kinds(reconcile(replace(world, claims=usable), NOW))
 
 
-def lost(attached: Attachment | None, reason: FailureReason = FailureReason.NODE_LOST) -> World:
+def lost(attached: Attachment | None, reason: str = FailureReason.NODE_LOST) -> World:
     """A job with its results in a claim whose first attempt ended on node n1 at LOST."""
     spec = job(output={"uri": "pvc://results/run"})
     ended = {
@@ -155,8 +155,10 @@ def lost(attached: Attachment | None, reason: FailureReason = FailureReason.NODE
     return saying(replace(world, raw_status=raw), ConditionType.VALIDATED)
 
 
-def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node() -> None:
-    plan = reconcile(lost(Attachment("n1")), NOW)
+@pytest.mark.parametrize("reason", [FailureReason.NODE_LOST, FailureReason.EVICTED, "Suspended", "BudgetExceeded"])
+def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node(reason: str) -> None:
+    """Also if the attempt was stopped before its node counted as lost."""
+    plan = reconcile(lost(Attachment("n1"), reason), NOW)
     assert "Job" not in kinds(plan)
     assert state(plan) == "Pending"
     assert (
@@ -170,7 +172,7 @@ def test_the_next_attempt_waits_until_the_volume_is_detached_from_a_lost_node() 
 
 @pytest.mark.parametrize(
     "world",
-    [lost(None), lost(Attachment("n2")), lost(Attachment("n1"), FailureReason.EVICTED)],
+    [lost(None), lost(Attachment("n2")), lost(Attachment("n1", LOST), FailureReason.EVICTED)],
     ids=["detached", "attached to another node", "the node lives"],
 )
 def test_the_next_attempt_starts_where_no_lost_node_holds_the_volume(world: World) -> None:

@@ -71,6 +71,12 @@ REFUSALS = {
     f"{PODS_ARE}: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 4, limited: 4": (
         "Wait until other pods of the namespace end, or raise ResourceQuota gpus."
     ),
+    f"{PODS_ARE}: exceeded quota: gpus, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=0, "
+    "limited: requests.nvidia.com/gpu=4": "The pod alone needs more than ResourceQuota gpus allows: raise the quota",
+    f"{PODS_ARE}: exceeded quota: gpus, requested: cpu=500m,memory=8Gi, used: cpu=2,memory=1Gi, limited: "
+    "cpu=2,memory=8Gi": "Wait until other pods of the namespace end, or raise ResourceQuota gpus.",
+    f"{PODS_ARE}: exceeded quota: gpus, requested: cpu=500m,memory=9Gi, used: cpu=2,memory=1Gi, limited: "
+    "cpu=2,memory=8Gi": "The pod alone needs more than ResourceQuota gpus allows",
     f"{PODS_ARE}: failed quota: compute: must specify limits.cpu for: trainer": (
         "Add a LimitRange with a default for limits.cpu, because ResourceQuota compute demands it."
     ),

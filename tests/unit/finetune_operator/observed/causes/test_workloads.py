@@ -45,6 +45,40 @@ def test_a_queue_that_takes_nobody_is_named_with_what_to_do(found: str) -> None:
     assert "kubectl get localqueues" in held.message
 
 
+@pytest.mark.parametrize(
+    ("reason", "said", "told"),
+    [
+        (
+            "Pending",
+            "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu in flavor any, previously "
+            "considered podsets requests (0) + current podset request (8) > maximum capacity (4)",
+            "Waiting does not help: ask the platform team for more quota, or request less in spec.compute",
+        ),
+        (
+            "Inadmissible",
+            "Workload namespace doesn't match ClusterQueue selector",
+            "Ask the platform team to admit this",
+        ),
+    ],
+)
+def test_quota_that_never_comes_is_told_with_what_helps(reason: str, said: str, told: str) -> None:
+    held = hold_of(workload(condition("QuotaReserved", "False", reason, said)), "gpus")
+
+    assert held.message.startswith(f"Waiting for quota in queue gpus: {said}. {told}")
+
+
+def test_a_job_that_kueue_could_not_start_is_not_called_admitted() -> None:
+    finished = condition("Finished", "True", "FailedToStart", "conflict for nodeSelector")
+
+    held = hold_of(workload(condition("Admitted", "True"), finished), "gpus")
+
+    assert held == Hold(
+        "NotStarted",
+        "Kueue could not start the Job and does not try again, with reason FailedToStart: conflict for nodeSelector. "
+        "Correct that cause, then delete Workload job-a-1.",
+    )
+
+
 def test_an_evicted_job_is_told_why_it_was_stopped_and_what_it_waits_for() -> None:
     evicted = condition("Evicted", "True", "Preempted", PREEMPTED)
     held = hold_of(workload(condition("QuotaReserved", "False", message=NO_ROOM), evicted), "gpus")
