@@ -203,7 +203,8 @@ def _imports(stall: float | None) -> Iterator[None]:
 
     It imports without the garbage collector, which would look through the million objects of the libraries again and
     again. This takes a second of eight. Afterwards the collector never looks at these objects."""
-    with watched(stall, write_failure), quiet_work(START_SECONDS):
+    # Their order matters: the first fuse of `watched` allows what `quiet_work` says.
+    with quiet_work(START_SECONDS), watched(stall, write_failure):
         phase("importing the libraries")
         gc.disable()
         try:

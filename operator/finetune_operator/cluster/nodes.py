@@ -42,6 +42,16 @@ class Nodes:
             return NodeState.ANSWERS
 
 
+def is_known_silent(api: Api, name: str) -> bool:
+    """Return whether the node does not answer or is gone. False if it cannot be read."""
+    try:
+        return state_of(api.get("Node", name)) is not NodeState.ANSWERS
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return False
+
+
 def answers_since(api: Api, name: str) -> datetime | None:
     """Return when the node began to answer; None if it does not answer, or cannot be read."""
     try:

@@ -130,7 +130,7 @@ def _stop(world: World, history: History, now: datetime) -> Plan:
     """Return the plan that stops the running attempt, whose record names the cause. Its pod stores a checkpoint."""
     record = history.attempts[-1]
     stop = limits.Stop(record.reason or "", record.message or "")
-    outlook = outlooks.suspended(stop) if stop.suspends_the_job else outlooks.stopping(stop.message)
+    outlook = outlooks.suspended(stop) if stop.suspends_the_job else outlooks.stopping(outlooks.going_on(stop.message))
     return plans.proceed(world, outlook, history, now, requeue_after=NOW_AGAIN)
 
 

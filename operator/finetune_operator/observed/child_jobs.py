@@ -20,8 +20,8 @@ class Run:
     failed: bool = False
     failure: str = ""
     """Why the Job failed, if the cause is not a failed pod, for example a deadline that was set on the Job."""
-    failed_since: datetime | None = None
-    """When the Job failed. Its pods had ended then, or were about to."""
+    ended_since: datetime | None = None
+    """When the Job failed or succeeded. Its pods had ended then, or were about to."""
     is_gone: bool = False
     """Whether the Job was deleted. It has failed then, and a pod of it can still exist."""
     suspended: bool = False
@@ -85,7 +85,7 @@ class Run:
             succeeded="Complete" in true,
             failed="Failed" in true,
             failure=_own_failure(true.get("Failed", {})),
-            failed_since=_optional_time(true.get("Failed", {}).get("lastTransitionTime")),
+            ended_since=_optional_time(true.get("Failed", true.get("Complete", {})).get("lastTransitionTime")),
             suspended=bool(job.get("spec", {}).get("suspend")),
             suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),

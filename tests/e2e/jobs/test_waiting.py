@@ -35,7 +35,7 @@ HELPS = {
     "labels": "correct nodeSelector in spec.gpuTypes or spec.pods of the FineTuneProfile, or label a node accordingly",
     "cpu": "free or add CPU; for the training pod, spec.compute.cpu can be lowered",
     "image": "Check that the registry of the image works, and that the nodes reach it.",
-    "quota": "The pod alone needs more than ResourceQuota quota allows: raise the quota",
+    "quota": "The pod alone needs more than ResourceQuota quota allows: raise the quota.",
     "demand": "Add a LimitRange with a default for limits.cpu, because ResourceQuota demand demands it.",
     "range": "Change the LimitRange of the namespace",
     "account": "Create the ServiceAccount, or correct the name.",

@@ -68,8 +68,11 @@ def test_a_job_without_quota_is_queued_with_kueues_own_words_until_there_is_some
 
     said = queue.workload_of(child(job, ATTEMPT)["metadata"]["uid"])["status"]["conditions"]
     (reserved,) = [c["message"] for c in said if c["type"] == "QuotaReserved"]
-    waiting = f"Waiting for quota in queue {QUEUE}: {reserved}. The job requests GPU type any."
-    assert (status["state"], message(status)) == ("Queued", waiting)
+    assert "> maximum capacity (0)" in reserved
+    helps = "Waiting does not help: ask the platform team for more quota, or request less: "
+    assert message(status).startswith(f"Waiting for quota in queue {QUEUE}: {reserved}. {helps}")
+    assert message(status).endswith(" The job requests GPU type any.")
+    assert status["state"] == "Queued"
     assert kueues_labels(child(job, ATTEMPT)) == IN_QUEUE
     assert kueues_labels(child(job, PREFLIGHT)) == {}
     assert child(job, ATTEMPT)["spec"]["suspend"] is True

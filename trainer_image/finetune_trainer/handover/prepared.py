@@ -116,8 +116,9 @@ def write_prepared(storage: JobStorage, bundle: Bundle, prepared: Prepared, fold
         files[name] = sha256_of(path)
         storage.upload_file(path, join(to, name))
     # The rows in the cache may be older than the other files. A lifecycle rule counts from when they were written.
-    now = datetime.now(UTC)
-    written = min(now, cached.written or now) if cached else now
+    written = datetime.now(UTC)
+    if cached:
+        written = min(written, cached.written or datetime.min.replace(tzinfo=UTC))  # unknown: it is renewed soon
     manifest = {
         "files": files,
         "cached": {"uri": cached.uri, "files": dict(cached.files)} if cached else None,

@@ -54,15 +54,16 @@ def merge(
     prepared: Prepared,
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
+    tokens: int,
 ) -> Merged:
-    """Merges the adapter into the base model and writes the result to the folder `merged`.
+    """Merges the adapter into the base model and writes the result to the folder `merged`. `tokens`: of a forward pass.
 
     Then reads the merged model back and compares it with `tuned` on `examples`. Only one model is in memory at a time.
     Raises TrainerFailure LossDiverged if the merged weights or their loss are not finite."""
     print("Merging the adapter into the base model's weights.", flush=True)
     with whole_model(folders.base):
         on_each_node(lambda: write_merged(folders, tokenizer, prepared, accelerator.device))
-    merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers))
+    merged = measure_merged(folders.merged, tokenizer, examples, prepared, accelerator, len(tuned.answers), tokens)
     return compare_merged(tuned, merged, four_bit=prepared.resolved.method is MethodType.QLORA)
 
 
@@ -121,14 +122,15 @@ def measure_merged(
     prepared: Prepared,
     accelerator: Accelerator,
     answered: int,
+    tokens: int,
 ) -> MergedMeasured:
     """Loads the weights in `folder` as a server would and measures them on `examples`.
 
-    `answered` is the number of rows that the tuned model answered: all of them, or 0 if no metric needs answers. Raises
-    TrainerFailure LossDiverged if the loss is not a number."""
+    `answered` is the number of rows that the tuned model answered: all of them, or 0 if no metric needs answers.
+    `tokens`: of a forward pass. Raises TrainerFailure LossDiverged if the loss is not a number."""
     model = load_model(folder, MethodType.LORA, accelerator.device)
     generation = greedy_generation(model, prepared.stop_token_ids, prepared.resolved.max_new_tokens)
-    evaluator = Evaluator(tokenizer, prepared.resolved.micro_batch_tokens, generation, accelerator)
+    evaluator = Evaluator(tokenizer, tokens, generation, accelerator)
     whole = evaluator.measure("the merged model", model, examples, answers=False)
     rows = answered_rows(answered)
     answers = evaluator.answers("the merged model", model, [examples[row] for row in rows])

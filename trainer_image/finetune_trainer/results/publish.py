@@ -102,12 +102,14 @@ def weights_kept(storage: JobStorage, bundle: Bundle, staging: Path) -> Iterator
             traceback.print_exception(error)
         folder = next(staging / name for name in (ADAPTER, MODEL) if (staging / name).is_dir())
         try:
-            if published(storage, bundle):  # by another pod of the job, while this one was cut off
-                raise failure from error
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            has_published = published(storage, bundle)  # by another pod of the job, while this one was cut off
+            files = [] if has_published else sorted(path for path in folder.rglob("*") if path.is_file())
+            for path in files:
                 storage.upload_file(path, join(place_of_unpublished(bundle), str(path.relative_to(staging))))
         except Exception as unkept:
             print(f"The tuned weights could not be uploaded and are lost: {failure_of(unkept).message}", flush=True)
+            raise failure from error
+        if has_published:
             raise failure from error
         saved = join(place_of_unpublished(bundle), folder.name)
         kept = f"{failure.finding.rstrip('.')}. The tuned weights were saved to {saved}."

@@ -130,7 +130,10 @@ def assess_merged(work: Work, assessor: Assessor, assessment: Assessment) -> Ass
     phase("merging")
     work.accelerator.free_memory()
     folders = MergeFolders(work.model_folder, work.output / ADAPTER, work.output / MERGED)
-    merged = merge(folders, assessment.tuned, assessor.held_out, work.prepared, work.tokenizer, work.accelerator)
+    tokens = work.attempt.tokens(work.prepared.resolved)
+    merged = merge(
+        folders, assessment.tuned, assessor.held_out, work.prepared, work.tokenizer, work.accelerator, tokens
+    )
     assessment = assessment.with_merged(merged)
     tell_assessment(assessment.evaluation, work.writer)
     return assessment

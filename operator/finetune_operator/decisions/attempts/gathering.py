@@ -3,6 +3,7 @@
 A queue such as Kueue starts all pods together. Without one, two jobs could each hold half of the nodes and wait for the
 other half for ever. So the wait has a limit: the attempt then gives its GPUs back, and is tried again later."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from finetune_api.status.attempts import Attempt, AttemptPod
@@ -20,22 +21,27 @@ def has_gathered(record: Attempt, run: Run) -> bool:
     """Whether the pods of all nodes have run together. One that is gone since then is not replaced: the others end.
 
     Only pods of the Job's present life count: a queue can stop the Job, and start it with other pods."""
-    return sum(_is_of_present_life(pod, run) for pod in record.pods or ()) >= run.nodes > 1
+    began, pods = run.begun or run.created, record.pods or ()
+    if not any(_has_successor(pod, run) for pod in pods):
+        began -= RESUMED
+    leaving = {pod.name for pod in run.pods if pod.is_leaving}
+    return sum(pod.start_time >= began and not _is_old(pod, run, leaving) for pod in pods) >= run.nodes > 1
 
 
-def _is_of_present_life(pod: AttemptPod, run: Run) -> bool:
-    """Whether a recorded pod had its node since the Job was started or last resumed. A pod that is from shortly before
-    is one of an earlier life if it had ended by then, is being removed, or has a successor with its index."""
-    began = run.begun or run.created
-    if pod.start_time >= began:
-        return True
-    has_successor = any(
+def _has_successor(pod: AttemptPod, run: Run) -> bool:
+    """Whether another pod has the index of a recorded one. No pod is replaced within one life of the Job."""
+    return any(
         other.name != pod.name and pod.name.startswith(f"{run.name}-{other.index}-") and other.created >= pod.start_time
         for other in run.pods
     )
-    is_leaving = any(other.name == pod.name and other.is_leaving for other in run.pods)
+
+
+def _is_old(pod: AttemptPod, run: Run, leaving: Collection[str]) -> bool:
+    """Whether a recorded pod is from before the Job was started or last resumed, because it had ended by then or is
+    being removed."""
+    began = run.begun or run.created
     had_ended = pod.completion_time is not None and pod.completion_time <= began
-    return pod.start_time >= began - RESUMED and not (has_successor or is_leaving or had_ended)
+    return pod.start_time < began and (had_ended or pod.name in leaving)
 
 
 def waits_until(record: Attempt, run: Run) -> datetime | None:

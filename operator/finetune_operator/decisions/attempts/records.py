@@ -214,7 +214,7 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     A pod that has a node is recorded also if it has not started: it may be gone before anybody looks again."""
     *earlier, known = history.attempts
     run = run_of(world, known)
-    message, reason = _own_failure(world, known, run) or (message, reason)
+    message, reason = _failed_before(world, known, run) or (message, reason)
     last = usage.with_pods(known, run, True, now)
     end = last.completion_time if last.start_time else now
     ended = last.model_copy(update={**_told(world, last), "reason": reason, "message": message, "completion_time": end})
@@ -223,9 +223,9 @@ def stopped(world: World, history: History, reason: str, message: str, now: date
     return replace(history, attempts=(*earlier, ended))
 
 
-def _own_failure(world: World, known: Attempt, run: Run) -> tuple[str, FailureReason] | None:
+def _failed_before(world: World, known: Attempt, run: Run) -> End | None:
     """Return the cause for which the trainer failed before it was stopped; None if it did not, or was interrupted. The
-    loss of a peer may turn out to be an interruption."""
+    loss of a peer may turn out to be an interruption. Of several pods, those that have ended by now decide."""
     found = own_failure(run, said_of(world, known))
     if found is None or found[1] is FailureReason.PEER_LOST or FAILURES[found[1]].retry is Retry.INTERRUPTION:
         return None

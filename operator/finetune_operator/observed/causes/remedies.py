@@ -45,10 +45,13 @@ _TOO_FEW_NODES: tuple[tuple[str, str], ...] = (
 )
 """What helps against a reason that nodes are refused for, in the scheduler's order of plugins."""
 _EXCEEDED = r"exceeded quota: (?P<quota>[^,]+)"
-_NEVER_ENOUGH = (
-    "The pod alone needs more than ResourceQuota {quota} allows: raise the quota, or request less in spec.compute of a "
-    "new job."
+REQUEST_LESS = (
+    "request less: for training in spec.compute of a new job, for the preflight in spec.pods.preflight of the "
+    "FineTuneProfile"
 )
+_NEVER_ENOUGH = "The pod alone needs more than ResourceQuota {quota} allows: raise the quota{less}."
+_COUNTS = re.compile(r"(count/.*|pods)$")
+"""Resources of which a pod cannot request less."""
 _NO_WEBHOOK = (r"failed calling webhook \"(?P<webhook>[^\"]+)\"", "Repair the service behind webhook {webhook}.")
 _DENIED = r"(?:webhook \"|ValidatingAdmissionPolicy ')(?P<rule>[^\"']+)[\"'].* denied"
 _NO_PERMISSION = (
@@ -160,24 +163,29 @@ def is_in_use(said: str) -> bool:
 
 def of_refusal(said: str) -> str:
     """Return what helps against this refusal of the API server; "" if only its own words can say."""
-    if (quota := re.search(_EXCEEDED, said)) and _exceeds_limit(said):
-        return _NEVER_ENOUGH.format(quota=quota["quota"])
+    if (quota := re.search(_EXCEEDED, said)) and (beyond := _beyond_limit(said)):
+        less = "" if all(map(_COUNTS.match, beyond)) else f", or {REQUEST_LESS}"
+        return _NEVER_ENOUGH.format(quota=quota["quota"], less=less)
     return _first(_REFUSALS, said)
 
 
-def _exceeds_limit(said: str) -> bool:
-    """Whether the pod alone requests more than the quota has. The words are those of the admission plugin
-    ResourceQuota: `requested: A=1,B=2, used: A=0,B=0, limited: A=4,B=4`."""
-    requested, limited = (
-        dict(re.findall(r"([^\s,=]+)=([^\s,=]+)", match[1])) if (match := re.search(rf"{word}: ([^ ]+)", said)) else {}
-        for word in ("requested", "limited")
-    )
+def _beyond_limit(said: str) -> list[str]:
+    """Return the resources of which the pod alone requests more than the quota has. The words are those of the
+    admission plugin ResourceQuota: `requested: A=1,B=2, used: A=0,B=0, limited: A=4,B=4`."""
+    requested, limited = (_amounts(said, word) for word in ("requested", "limited"))
     try:
-        return any(
-            parse_quantity(requested[name]) > parse_quantity(limited[name]) for name in requested.keys() & limited
-        )
+        pairs = [
+            (name, parse_quantity(requested[name]), parse_quantity(limited[name]))
+            for name in requested.keys() & limited
+        ]
     except ValueError:
-        return False
+        return []
+    return [name for name, wanted, most in pairs if wanted > most]
+
+
+def _amounts(said: str, word: str) -> dict[str, str]:
+    found = re.search(rf"{word}: (\S+)", said)
+    return dict(re.findall(r"([^,=]+)=([^,=]+)", found[1].rstrip(","))) if found else {}
 
 
 def of_refused_object(kind: str, said: str) -> str:

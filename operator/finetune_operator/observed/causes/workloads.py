@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from finetune_operator.observed.causes.remedies import REQUEST_LESS
 from finetune_operator.observed.facts.pods import Object
 
 LOOK_AGAIN, LOOK_AGAIN_AT_LAST = timedelta(seconds=5), timedelta(minutes=5)
@@ -21,10 +22,8 @@ _OTHER_NAMESPACE = (
     "Ask the platform team to admit this namespace to the ClusterQueue, or use another queue of "
     "`kubectl get localqueues` in a new job."
 )
-_TOO_MUCH = "> maximum capacity"
-_NEVER_ENOUGH = (
-    "Waiting does not help: ask the platform team for more quota, or request less in spec.compute of a new job."
-)
+_TOO_MUCH, _LATER = "> maximum capacity", "insufficient unused quota"
+_NEVER_ENOUGH = f"Waiting does not help: ask the platform team for more quota, or {REQUEST_LESS}."
 _DEACTIVATED = "The workload is deactivated"
 """How Kueue's message about a deactivated Workload begins. A cause can follow: ` due to ...`."""
 _LONGEST_WORD = 1000
@@ -81,7 +80,8 @@ def _quota(queue: str, conditions: dict[str, Object]) -> str:
         return f"{message} {_OTHER_NAMESPACE}"
     if reserved.get("reason") == "Inadmissible":
         message += f" {_NO_QUEUE}"
-    return f"{message} {_NEVER_ENOUGH}" if _TOO_MUCH in said else message
+    never = _TOO_MUCH in said and _LATER not in said  # Kueue tells the reason of each flavor
+    return f"{message} {_NEVER_ENOUGH}" if never else message
 
 
 def _finished(name: str, finished: Object) -> str:

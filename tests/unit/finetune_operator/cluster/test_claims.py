@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from finetune_api.status.job import ConditionType
-from finetune_operator.cluster.api import Api
+from finetune_operator.cluster.api import Api, ApiError
 from finetune_operator.cluster.claims import claims_of
 from finetune_operator.observed.facts.claims import Attachment, Claim
 from finetune_operator.observed.facts.pods import Object
@@ -23,6 +23,8 @@ RAW = {
 
 
 SINCE = "2026-01-02T03:04:05Z"
+FORBIDDEN = "forbidden"
+"""State of nodes that the operator must not read."""
 
 
 class Cluster:
@@ -43,6 +45,8 @@ class Cluster:
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         self.asked.append((kind, name, namespace))
+        if kind == "Node" and self.ready == FORBIDDEN:
+            raise ApiError(403, "nodes is forbidden")
         if kind == "Node":
             return {"status": {"conditions": [{"type": "Ready", "status": self.ready, "lastTransitionTime": SINCE}]}}
         return RAW if name == "models" else None
@@ -104,6 +108,12 @@ def test_attachments_are_listed_only_after_a_lost_node_and_for_a_volume_of_one_n
         assert attachment(after(spec, reason), spec) == (Attachment("n1"), True), "the node does not answer"
         assert attachment(after(spec, reason), spec, "True") == (None, False)
     assert attachment(after(spec, None), spec) == (None, False), "the attempt goes on"
+
+
+def test_a_node_that_must_not_be_read_is_taken_for_silent_only_after_its_loss() -> None:
+    spec = job(output={"uri": "pvc://models/run"})
+    assert attachment(after(spec, "NodeLost"), spec, FORBIDDEN) == (Attachment("n1"), True)
+    assert attachment(after(spec, "GPUOutOfMemory"), spec, FORBIDDEN) == (None, False)
 
 
 def test_only_the_attachment_to_the_lost_node_counts() -> None:

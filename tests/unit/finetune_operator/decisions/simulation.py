@@ -58,6 +58,7 @@ class Job:
     succeeded: bool = False
     gpu_type: str | None = None
     begun: datetime | None = None
+    ended_since: datetime | None = None
     retries: int = 0
     """How often Kubernetes repeats a pod that failed."""
 
@@ -150,6 +151,7 @@ class Cluster:
             queue="gpus",
             gpu_type=job.gpu_type,
             begun=job.begun,
+            ended_since=job.ended_since,
         )
         return run.with_pods(self._seen(job.pods))
 
@@ -248,6 +250,7 @@ class Cluster:
             job.succeeded = any(pod.phase == "Succeeded" for pod in counted)
             failures = sum(pod.phase == "Failed" for pod in counted)
             job.failed = failures > job.retries and not job.succeeded
+            job.ended_since = self.now if job.is_over else None
             if job.suspended or job.failed or job.succeeded:
                 continue
             if all(pod.is_over for pod in job.pods):
@@ -324,6 +327,7 @@ class Cluster:
                 pods.remove(pod)
         if job is not None and not job.suspended and not job.succeeded and pod.phase != "Succeeded":
             job.failed = job.retries == 0
+            job.ended_since = self.now if job.failed else None
 
     def delete_job(self, name: str, cascades: bool = True) -> None:
         """`cascades`: its pods are deleted too."""

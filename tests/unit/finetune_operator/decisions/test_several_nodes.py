@@ -203,6 +203,8 @@ def test_a_job_that_its_queue_starts_again_waits_for_its_last_pods_anew() -> Non
     ("looks", "second"),
     [
         ([], "has no node"),
+        ([], "is refused"),
+        (["leaving"], "is refused"),
         (["leaving"], "has no node"),
         (["leaving", "gone"], "has no node"),
         (["leaving", "gone"], "is refused"),

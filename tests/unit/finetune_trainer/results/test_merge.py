@@ -53,7 +53,7 @@ def merged(make_bundle: MakeBundle, tiny_model_dir: Path, tmp_path: Path) -> Pat
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     prepared = results(make_bundle()).prepared
     folders = MergeFolders(tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
-    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
+    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator(), 64)
     assert not found.changed
     assert abs(found.loss_change) < 5e-3
     assert found.rows == len(ROWS)
@@ -71,7 +71,7 @@ def test_a_model_that_cannot_pack_rows_is_merged_like_any_other(
     tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.2))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
     folders = MergeFolders(base, tmp_path / "adapter", tmp_path / "merged")
-    assert not merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator()).changed
+    assert not merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator(), 64).changed
 
 
 def test_the_merged_weights_are_bfloat16_without_an_adapter(merged: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_tied_head_or_embedding_with_an_adapter_is_untied(
     tuned = side_by_side(save_adapter(base, tmp_path / "adapter", 0.3, [target, "q_proj"]))
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(base)
     folders = MergeFolders(base, tmp_path / "adapter", tmp_path / "merged")
-    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
+    found = merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator(), 64)
     assert not found.changed, found.message
 
 
@@ -108,7 +108,7 @@ def test_weights_that_are_not_finite_end_the_job(make_bundle: MakeBundle, tiny_m
     prepared, tokenizer = results(make_bundle()).prepared, AutoTokenizer.from_pretrained(tiny_model_dir)
     folders = MergeFolders(tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
     with pytest.raises(TrainerFailure, match="not finite") as caught:
-        merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator())
+        merge(folders, tuned, ROWS, prepared, tokenizer, fresh_accelerator(), 64)
     assert caught.value.reason is FailureReason.LOSS_DIVERGED
 
 

@@ -291,7 +291,7 @@ def test_a_failure_keeps_the_weights_at_the_output_unless_the_pod_has_to_stop(
 
 
 def test_a_failure_after_another_pod_of_the_job_has_published_leaves_nothing(
-    make_bundle: MakeBundle, tmp_path: Path
+    make_bundle: MakeBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_bundle(job=OURS)
     storage = open_storage(bundle)
@@ -301,4 +301,5 @@ def test_a_failure_after_another_pod_of_the_job_has_published_leaves_nothing(
     with pytest.raises(TrainerFailure) as caught, weights_kept(storage, bundle, tmp_path / "staging"):
         raise RuntimeError("a crash of a pod that was cut off")
     assert "were saved to" not in caught.value.message
+    assert "lost" not in capsys.readouterr().out
     assert storage.list_folder(place_of_unpublished(bundle)) == {}

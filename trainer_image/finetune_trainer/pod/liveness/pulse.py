@@ -10,7 +10,7 @@ from math import ceil
 from finetune_trainer.pod.rank import Place
 
 START_SECONDS = 900.0
-"""How long a rank may take until its first sign of life. It imports the libraries meanwhile."""
+"""How long a rank may take until its first sign of life, and to import the libraries."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from finetune_operator.decisions.reconcile import reconcile
 from finetune_operator.observed.facts.pods import Companion, Pod, PodCondition
 from finetune_operator.observed.world import World
 from tests.unit.finetune_operator.decisions.attempts.recorded import HOUR, attempts
-from tests.unit.finetune_operator.plans import message, reason, state
+from tests.unit.finetune_operator.plans import message, state
 from tests.unit.finetune_operator.worlds import ARTIFACTS, NOW, SPEC, attempt, pod, saying, validated, with_status
 
 STOPS: dict[str, dict[str, Any]] = {
@@ -104,14 +104,16 @@ def test_a_stopped_job_is_told_until_when_it_can_be_resumed(stop: str) -> None:
     )
 
 
-def test_a_pod_that_ended_while_the_operator_was_away_is_paid_until_its_job_failed() -> None:
-    drained = attempt(failed=True, failed_since=NOW)
+@pytest.mark.parametrize(("end", "state_then"), [("failed", "Pending"), ("succeeded", "Complete")])
+def test_a_pod_that_ended_while_the_operator_was_away_is_paid_until_its_job_ended(end: str, state_then: str) -> None:
+    gone = attempt(ended_since=NOW, **{end: True})
+    world = saying(hour_old(), ConditionType.EVALUATED, artifacts=ARTIFACTS) if end == "succeeded" else hour_old()
 
-    plan = reconcile(replace(hour_old(), attempts={1: drained}), NOW + 10 * HOUR)
+    plan = reconcile(replace(world, attempts={1: gone}), NOW + 10 * HOUR)
 
     assert plan.status is not None
     assert (plan.status["gpuSeconds"], attempts(plan)[0]["completionTime"]) == (3600, "2026-01-02T03:04:05Z")
-    assert reason(plan) == "Retrying"
+    assert state(plan) == state_then
 
 
 @pytest.mark.parametrize(("hours", "told"), [(1e6, "1000000"), (123456.5, "123456.5"), (0.5, "0.5")])

@@ -77,6 +77,9 @@ REFUSALS = {
     "cpu=2,memory=8Gi": "Wait until other pods of the namespace end, or raise ResourceQuota gpus.",
     f"{PODS_ARE}: exceeded quota: gpus, requested: cpu=500m,memory=9Gi, used: cpu=2,memory=1Gi, limited: "
     "cpu=2,memory=8Gi": "The pod alone needs more than ResourceQuota gpus allows",
+    f"{PODS_ARE}: exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0": (
+        "The pod alone needs more than ResourceQuota none allows: raise the quota."
+    ),
     f"{PODS_ARE}: failed quota: compute: must specify limits.cpu for: trainer": (
         "Add a LimitRange with a default for limits.cpu, because ResourceQuota compute demands it."
     ),

@@ -52,7 +52,7 @@ def test_a_queue_that_takes_nobody_is_named_with_what_to_do(found: str) -> None:
             "Pending",
             "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu in flavor any, previously "
             "considered podsets requests (0) + current podset request (8) > maximum capacity (4)",
-            "Waiting does not help: ask the platform team for more quota, or request less in spec.compute",
+            "Waiting does not help: ask the platform team for more quota, or request less: ",
         ),
         (
             "Inadmissible",
@@ -65,6 +65,14 @@ def test_quota_that_never_comes_is_told_with_what_helps(reason: str, said: str, 
     held = hold_of(workload(condition("QuotaReserved", "False", reason, said)), "gpus")
 
     assert held.message.startswith(f"Waiting for quota in queue gpus: {said}. {told}")
+
+
+def test_quota_that_one_flavor_never_has_and_another_one_has_later_is_waited_for() -> None:
+    said = f"insufficient quota for nvidia.com/gpu in flavor spot, request (8) > maximum capacity (4), {NO_ROOM}"
+
+    held = hold_of(workload(condition("QuotaReserved", "False", message=said)), "gpus")
+
+    assert held == Hold("WaitingForQuota", f"Waiting for quota in queue gpus: {said}.")
 
 
 def test_a_job_that_kueue_could_not_start_is_not_called_admitted() -> None:

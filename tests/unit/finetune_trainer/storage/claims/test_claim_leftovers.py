@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -198,7 +199,7 @@ def test_a_slow_writer_whose_manifest_was_deleted_never_says_that_it_has_publish
 
 
 def test_prepared_data_whose_choice_was_not_finished_is_chosen_again(storage: JobStorage) -> None:
-    write_manifest(storage, bundle(), {"files": {}})
+    write_manifest(storage, bundle(), {"files": {}}, datetime.now(UTC))
     used = place_of(bundle(), "used", MANIFEST)
     for half in (b"", b'{"version": '):
         storage.write_bytes(used, half)
