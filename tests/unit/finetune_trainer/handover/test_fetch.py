@@ -76,7 +76,7 @@ def test_the_trainer_takes_the_model_and_reports_the_seconds_of_the_fetch(
 def test_a_job_that_may_not_read_the_source_gets_no_copy(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace.pod()
 
-    def refused(uri: str) -> str:
+    def refused(uri: str, exact: bool) -> str:
         raise PermissionError(13, "denied", uri)
 
     monkeypatch.setattr(namespace.storage._stores._local, "identity", refused)
