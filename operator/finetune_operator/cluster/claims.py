@@ -6,10 +6,11 @@ from finetune_api.reasons import FailureReason
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.job import ConditionType
 from finetune_operator.cluster.api import Api
-from finetune_operator.cluster.nodes import answers_since, is_known_silent
+from finetune_operator.cluster.nodes import answers_since, present_state
 from finetune_operator.decisions.objects import claims, model_cache
 from finetune_operator.observed.child_jobs import Run
 from finetune_operator.observed.facts.claims import SHARED, Attachment, Claim
+from finetune_operator.observed.facts.pods import NodeState
 from finetune_operator.observed.world import World
 
 
@@ -58,7 +59,7 @@ def _attachment_to_last_node(api: Api, world: World, volume: str) -> Attachment 
     if last is None or last.reason is None or last.node_name is None:
         return None
     node = last.node_name
-    if last.reason != FailureReason.NODE_LOST and not is_known_silent(api, node):
+    if last.reason != FailureReason.NODE_LOST and present_state(api, node) is NodeState.ANSWERS:
         return None
     found = [each["spec"] for each in api.listed("/apis/storage.k8s.io/v1/volumeattachments", "")]
     held = any(each["nodeName"] == node and each["source"].get("persistentVolumeName") == volume for each in found)

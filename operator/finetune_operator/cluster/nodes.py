@@ -29,27 +29,19 @@ class Nodes:
         if name is None:
             return NodeState.ANSWERS
         if name not in self._known:
-            self._known[name] = self._read(name)
+            self._known[name] = present_state(self._api, name)
         return self._known[name]
 
-    def _read(self, name: str) -> NodeState:
-        try:
-            return state_of(self._api.get("Node", name))
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            logger.warning("Node %s cannot be read, so its pods count as lost later: %s", name, error.message)
-            return NodeState.ANSWERS
 
-
-def is_known_silent(api: Api, name: str) -> bool:
-    """Return whether the node does not answer or is gone. False if it cannot be read."""
+def present_state(api: Api, name: str) -> NodeState:
+    """Return whether the node answers now. One that must not be read counts as one that answers."""
     try:
-        return state_of(api.get("Node", name)) is not NodeState.ANSWERS
+        return state_of(api.get("Node", name))
     except ApiError as error:
         if error.status != 403:
             raise
-        return False
+        logger.warning("Node %s cannot be read, so the loss of its pods is noticed later: %s", name, error.message)
+        return NodeState.ANSWERS
 
 
 def answers_since(api: Api, name: str) -> datetime | None:

@@ -60,9 +60,7 @@ class Record:
 
         The tries of a fault go through its phases in turn."""
         done = {(entry.fault, entry.seed) for entry in self.counted}
-        return [
-            Task(fault, fault.phases[number % len(fault.phases)], number)
-            for number in range(tries)
-            for fault in faults
-            if (fault.name, number) not in done and fault.phases[number % len(fault.phases)] in phases
-        ]
+        tasks = (
+            Task(fault, fault.phases[number % len(fault.phases)], number) for number in range(tries) for fault in faults
+        )
+        return [task for task in tasks if (task.fault.name, task.seed) not in done and task.phase in phases]

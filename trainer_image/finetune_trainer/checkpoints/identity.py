@@ -30,18 +30,26 @@ def facts(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
         include={"method", "learning_rate", "warmup_steps", "total_steps", "evaluate_every", "publish"},
         exclude_none=True,
     )
-    weights = [source.weight for source in spec.dataset.train]
-    sizes = Mixture.of(mixtures(prepared.train), weights).sizes if any(weights) else ()
+    weighted = _weighted(bundle, prepared)
     set_by_hand = _deciding(spec, exclude_defaults=True)
     every = _deciding(spec) | set_by_hand
     return {
         **every,
-        **({"spec.dataset.train[*].weight": weights, SIZES: list(sizes)} if any(weights) else {}),
+        **weighted,
         "the digest of the data": prepared.preflight.digest,
         "the digest of the base model": prepared.model_digest,
         **{name: settled[key] for name in SETTLED if (key := name.removeprefix("status.resolved.")) in settled},
-        DEFAULTED: sorted({*every, *((SIZES,) if sizes else ())} - set_by_hand.keys()),
+        DEFAULTED: sorted((every.keys() | weighted.keys() & {SIZES}) - set_by_hand.keys()),
     }
+
+
+def _weighted(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
+    """Returns the weights and the sizes of the sources; nothing if they have no weights."""
+    weights = [source.weight for source in bundle.spec.dataset.train]
+    if not any(weights):
+        return {}
+    sizes = Mixture.of(mixtures(prepared.train), weights).sizes
+    return {"spec.dataset.train[*].weight": weights, SIZES: list(sizes)}
 
 
 def _deciding(spec: FineTuneJobSpec, exclude_defaults: bool = False) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A queue such as Kueue starts all pods together. Without one, two jobs could each hold half of the nodes and wait for the
 other half for ever. So the wait has a limit: the attempt then gives its GPUs back, and is tried again later."""
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from finetune_api.status.attempts import Attempt, AttemptPod
@@ -24,24 +23,16 @@ def has_gathered(record: Attempt, run: Run) -> bool:
     began, pods = run.begun or run.created, record.pods or ()
     if not any(_has_successor(pod, run) for pod in pods):
         began -= RESUMED
-    leaving = {pod.name for pod in run.pods if pod.is_leaving}
-    return sum(pod.start_time >= began and not _is_old(pod, run, leaving) for pod in pods) >= run.nodes > 1
+    return sum(pod.start_time >= began for pod in pods) >= run.nodes > 1
 
 
 def _has_successor(pod: AttemptPod, run: Run) -> bool:
-    """Whether another pod has the index of a recorded one. No pod is replaced within one life of the Job."""
+    """Whether another pod has the index of a recorded one, which is from an earlier life of the Job then: no pod is
+    replaced within one."""
     return any(
         other.name != pod.name and pod.name.startswith(f"{run.name}-{other.index}-") and other.created >= pod.start_time
         for other in run.pods
     )
-
-
-def _is_old(pod: AttemptPod, run: Run, leaving: Collection[str]) -> bool:
-    """Whether a recorded pod is from before the Job was started or last resumed, because it had ended by then or is
-    being removed."""
-    began = run.begun or run.created
-    had_ended = pod.completion_time is not None and pod.completion_time <= began
-    return pod.start_time < began and (had_ended or pod.name in leaving)
 
 
 def waits_until(record: Attempt, run: Run) -> datetime | None:

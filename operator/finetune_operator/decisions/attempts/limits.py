@@ -14,10 +14,6 @@ from finetune_operator.observed.world import World
 
 LONGEST_LOOK = 7 * 24 * 3600
 """Seconds after which a budget is looked at again at the latest."""
-RESUMED_TOO_LATE = (
-    "If it is resumed after {due} UTC, it fails at its deadline (spec.runPolicy.activeDeadlineSeconds): raise that "
-    "field in the same change."
-)
 SUSPENDED, BUDGET_EXCEEDED, COST_UNKNOWN = "Suspended", "BudgetExceeded", "CostUnknown"
 
 
@@ -41,12 +37,11 @@ def stop(world: World, history: History, now: datetime) -> Stop | None:
     price is not suspended, because nobody has to resume it."""
     if world.spec is None:
         return None
-    due = _deadline(world, history)
-    more = "" if due is None else f" {RESUMED_TOO_LATE.format(due=f'{due:%Y-%m-%d %H:%M:%S}')}"
     if world.spec.suspend:
-        return Stop(SUSPENDED, f"spec.suspend is true. Set it to false to resume the job.{more}")
+        until = _until(world, history)
+        return Stop(SUSPENDED, f"spec.suspend is true. Set it to false to resume the job.{until}")
     return (
-        _over_budget(world, history, now, more)
+        _over_budget(world, history, now)
         or _after_its_deadline(world, history, now)
         or _without_a_price(world, world.spec, history)
     )
@@ -103,14 +98,24 @@ def _without_a_price(world: World, spec: FineTuneJobSpec, history: History) -> S
     return Stop(COST_UNKNOWN, " ".join(gpu_choice.no_price(spec, gpu_choice.name_of(world))))
 
 
-def _over_budget(world: World, history: History, now: datetime, more: str) -> Stop | None:
-    """Return that the job has used its budget; None if it has not. `more`: what to tell beside it."""
+def _until(world: World, history: History) -> str:
+    """Return until when a suspended job can be resumed, as the end of a message; "" if it has no deadline."""
+    if (due := _deadline(world, history)) is None:
+        return ""
+    return (
+        f" If it is resumed after {due:%Y-%m-%d %H:%M:%S} UTC, it fails at its deadline "
+        "(spec.runPolicy.activeDeadlineSeconds): raise that field in the same change."
+    )
+
+
+def _over_budget(world: World, history: History, now: datetime) -> Stop | None:
     for limit in _budgets(world, history, now):
         if limit.used >= limit.most:
+            until = _until(world, history)
             return Stop(
                 BUDGET_EXCEEDED,
                 f"The job has used its budget of {limit.told}. Raise this field to resume the job from its last "
-                f"checkpoint.{more}",
+                f"checkpoint.{until}",
             )
     return None
 

@@ -72,8 +72,9 @@ class S3Files:
         head = _head(self._client, bucket, key)
         # The HEAD of an encrypted object needs no permission to use its key, so one byte is read as well.
         _Reader(self._client, uri).range(0, min(1, head["ContentLength"]))
-        version = head.get("VersionId", "null")  # once a bucket has versions, an older object has this one
-        return f"{head['ETag']} {head['ContentLength']} {version.removeprefix('null')}".rstrip()
+        version = head.get("VersionId", "")
+        known = "" if version == "null" else version  # that of an object from before its bucket had versions
+        return f"{head['ETag']} {head['ContentLength']} {known}".rstrip()
 
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         reader = _Reader(self._client, uri)

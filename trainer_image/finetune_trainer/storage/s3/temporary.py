@@ -55,6 +55,7 @@ class TemporaryTag:
 
     def of_copy(self, uri: str, to: str) -> dict[str, str]:
         """Returns the argument of a request that copies the object `uri` to `to`. By default a copy has the tags of the
-        original, and a lifecycle rule would delete results that were copied from a temporary object."""
+        original, and a lifecycle rule would delete results that were copied from a temporary object. An earlier pod can
+        have tagged the original also where this one may not."""
         tagged = uri.startswith(self._prefix) and not to.startswith(self._prefix)
         return {"TaggingDirective": "REPLACE"} if tagged else {}
