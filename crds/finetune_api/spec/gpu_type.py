@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
+from finetune_api.quantity import readable
 from finetune_api.spec.scheduling import NodeLabels, Tolerations
 
 MOST_GPU_TYPES = 16
@@ -15,6 +16,7 @@ MOST_GPU_TYPES = 16
 GpuMemory = Annotated[
     str,
     Field(max_length=32),
+    AfterValidator(readable),
     SchemaKeys(
         rules(
             (

@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from finetune_api.model import ApiModel, SchemaKeys, rules
+from finetune_api.quantity import readable
 
 Cpu = Annotated[
     str,
     Field(max_length=32),
+    AfterValidator(readable),
     SchemaKeys(
         rules(
             (
@@ -22,6 +24,7 @@ Cpu = Annotated[
 Memory = Annotated[
     str,
     Field(max_length=32),
+    AfterValidator(readable),
     SchemaKeys(
         rules(
             (

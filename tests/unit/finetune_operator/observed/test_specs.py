@@ -37,6 +37,37 @@ def test_a_price_that_a_later_version_permits_is_named() -> None:
     assert of_profile.startswith("spec.gpuTypes.0.pricePerHour: ")
 
 
+@pytest.mark.parametrize(
+    ("field", "amount"),
+    [("cpu", "2 cores"), ("memory", "80 GB")],
+)
+def test_an_amount_of_a_job_that_a_later_version_permits_is_named(field: str, amount: str) -> None:
+    _, error = parse_spec(FineTuneJobSpec, {**JOB, "compute": {field: amount}})
+
+    assert error is not None
+    assert error.startswith(f"spec.compute.{field}: ")
+    assert "write for example 80Gi or 500m" in error
+
+
+@pytest.mark.parametrize(
+    ("field", "section"),
+    [
+        ("modelCache.maxSize", {"modelCache": {"claimName": "models", "maxSize": "1 TB"}}),
+        ("pods.scratchSizeLimit", {"pods": {"scratchSizeLimit": "200 GB"}}),
+        (
+            "pods.preflight.resources.limits.memory",
+            {"pods": {"preflight": {"resources": {"limits": {"memory": "8gi"}}}}},
+        ),
+        ("gpuTypes.0.memory", {"gpuTypes": [{"name": "h100", "memory": "80 GB", "resourceName": "nvidia.com/gpu"}]}),
+    ],
+)
+def test_an_amount_of_a_profile_that_a_later_version_permits_is_named(field: str, section: dict[str, Any]) -> None:
+    _, error = parse_spec(FineTuneProfileSpec, {**FLEET, **section})
+
+    assert error is not None
+    assert error.startswith(f"spec.{field}: ")
+
+
 def test_a_value_of_a_later_version_is_named() -> None:
     spec, error = parse_spec(FineTuneJobSpec, {**JOB, "training": {"scheduler": "Sawtooth"}})
 
