@@ -14,7 +14,7 @@ from time import perf_counter
 from finetune_api import names
 from finetune_api.bundle import Bundle
 from finetune_trainer.base.cache.model_cache import DamagedError, ModelCache, key_of
-from finetune_trainer.base.model_files import Files, copy_files, require_unchanged
+from finetune_trainer.base.model_files import Files, copy_files, require_unchanged, without_card
 from finetune_trainer.handover.prepared import Prepared, read_model_files
 from finetune_trainer.pod.failure import failure_of
 from finetune_trainer.pod.liveness.heartbeat import phase
@@ -74,10 +74,12 @@ def _fetch(bundle: Bundle, storage: JobStorage, cache: ModelCache, to: Path) -> 
     storage.pin(commits)
     require_unchanged(storage, uri, pins)  # also whether the job may read the source, before it gets the copy
     key = key_of(uri, files, pins)
-    cached = _cached(cache, key, files, to)
-    if not cached:
+    kept = without_card(files)
+    if cached := _cached(cache, key, kept, to):
+        copy_files(storage, uri, {path: size for path, size in files.items() if path not in kept}, to)
+    else:
         copy_files(storage, uri, files, to, pins)
-        _store(cache, key, files, to)
+        _store(cache, key, kept, to)
     return Fetched(key, perf_counter() - started, cached)
 
 

@@ -95,6 +95,27 @@ def test_a_model_that_was_replaced_at_its_source_is_not_taken_from_the_cache(nam
     assert take(namespace.bundle.spec.model.uri, namespace.prepared, scratch / "model", scratch) is None
 
 
+def test_an_edited_model_card_is_fetched_beside_the_cached_weights(namespace: Namespace) -> None:
+    card, uri = namespace.model / "README.md", namespace.bundle.spec.model.uri
+    card.write_text("of the first job")
+    prepared = run(namespace.bundle)
+    for words, cached in (("of the first job", False), ("edited", True), (None, True)):
+        card.write_text(words) if words else card.unlink()
+        said, scratch = namespace.pod()
+        assert ("came from the cache" in said) is cached
+        assert take(uri, prepared, scratch / "model", scratch)
+        copy = scratch / "model" / "README.md"
+        assert (copy.read_text() if copy.exists() else None) == words
+
+
+def test_a_job_that_begins_after_the_model_card_was_edited_uses_the_same_cached_weights(namespace: Namespace) -> None:
+    namespace.pod()
+    (namespace.model / "README.md").write_text("edited")
+    run(namespace.bundle)
+    assert "came from the cache" in namespace.pod()[0]
+    assert len(namespace.entries()) == 1
+
+
 def test_a_damaged_copy_is_downloaded_again_and_replaced(
     namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from finetune_trainer.base.cache.reservations import GONE, Reservation, before, reservations, reserve, to_come
 from finetune_trainer.base.cache.room import Entry, to_evict
-from finetune_trainer.base.model_files import Files, Pins
+from finetune_trainer.base.model_files import Files, Pins, without_card
 from finetune_trainer.pod.at_once import each_at_once
 from finetune_trainer.pod.liveness.heartbeat import beat
 from finetune_trainer.storage.claims.writes import make_durable
@@ -46,8 +46,9 @@ class DamagedError(Exception):
 
 
 def key_of(uri: str, files: Files, pins: Pins) -> str:
-    """Returns the key of a model: a sha256 of its URI and of the identity of each file, as preflight found them."""
-    about = [uri.rstrip("/"), dict(files), dict(pins)]
+    """Returns the key of a model: a sha256 of its URI and of the identity of each file, as preflight found them. The
+    model card does not count: the cache has none, and an edited one must not store the weights a second time."""
+    about = [uri.rstrip("/"), without_card(files), dict(pins)]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
