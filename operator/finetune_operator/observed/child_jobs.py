@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from finetune_api import names
 from finetune_operator.observed import gangs
@@ -20,8 +20,9 @@ class Run:
     failed: bool = False
     failure: str = ""
     """Why the Job failed, if the cause is not a failed pod, for example a deadline that was set on the Job."""
-    ended_since: datetime | None = None
-    """When the Job failed or succeeded. Its pods had ended then, or were about to."""
+    pods_end_by: datetime | None = None
+    """Time at which its pods have ended, also if nobody saw it: when the Job failed or succeeded, or the grace period
+    after it was suspended."""
     is_gone: bool = False
     """Whether the Job was deleted. It has failed then, and a pod of it can still exist."""
     suspended: bool = False
@@ -85,7 +86,7 @@ class Run:
             succeeded="Complete" in true,
             failed="Failed" in true,
             failure=_own_failure(true.get("Failed", {})),
-            ended_since=_optional_time(true.get("Failed", true.get("Complete", {})).get("lastTransitionTime")),
+            pods_end_by=_pods_end_by(job, true),
             suspended=bool(job.get("spec", {}).get("suspend")),
             suspended_since=_optional_time(true.get("Suspended", {}).get("lastTransitionTime")),
             suspended_by=_suspended_by(metadata.get("managedFields", [])),
@@ -101,6 +102,14 @@ class Run:
         """Return the run with the pod that counts. A resumed Job has several pods, for each of its nodes."""
         counts = gangs.deciding(pods) if self.nodes > 1 else gangs.newest(pods)
         return replace(self, pod=counts, pods=tuple(pods))
+
+
+def _pods_end_by(job: Object, true: dict[str, Object]) -> datetime | None:
+    if ended := true.get("Failed") or true.get("Complete"):
+        return _optional_time(ended.get("lastTransitionTime"))
+    stopped = _optional_time(true.get("Suspended", {}).get("lastTransitionTime"))
+    grace = job.get("spec", {}).get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds", 0)
+    return stopped and stopped + timedelta(seconds=grace)
 
 
 def _mounted(job: Object) -> tuple[str, ...]:

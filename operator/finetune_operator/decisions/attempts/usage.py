@@ -48,7 +48,7 @@ def pods_of(record: Attempt, run: Run, has_failed: bool = False) -> dict[str, At
 def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Attempt:
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
-    gone = min(now, run.ended_since or now)  # the operator may have been away for hours
+    gone = min(now, run.pods_end_by or now)  # the operator may have been away for hours
     pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now, gone)) is not None]
     shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
     return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record

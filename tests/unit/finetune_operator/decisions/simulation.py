@@ -151,7 +151,7 @@ class Cluster:
             queue="gpus",
             gpu_type=job.gpu_type,
             begun=job.begun,
-            ended_since=job.ended_since,
+            pods_end_by=job.ended_since,
         )
         return run.with_pods(self._seen(job.pods))
 

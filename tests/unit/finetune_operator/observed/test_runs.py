@@ -200,6 +200,16 @@ def test_a_job_tells_who_suspended_it_and_its_queue() -> None:
     assert (run.suspended, run.suspended_by, run.queue, run.begun) == (True, "kubectl-patch", "gpus", NOW)
 
 
+@pytest.mark.parametrize(
+    ("condition", "after"), [("Failed", 0), ("Complete", 0), ("Suspended", 120), ("SuccessCriteriaMet", None)]
+)
+def test_the_pods_of_a_job_end_with_it_or_in_the_grace_period_of_a_stop(condition: str, after: int | None) -> None:
+    over = job(template={"spec": {"terminationGracePeriodSeconds": 120}})
+    over["status"]["conditions"] = [{"type": condition, "status": "True", "lastTransitionTime": CREATED}]
+
+    assert Run.parse(over).pods_end_by == (None if after is None else NOW + after * SECOND)
+
+
 def test_whoever_made_a_job_did_not_suspend_it() -> None:
     made = job(suspend=True)
     made["metadata"]["managedFields"] = [

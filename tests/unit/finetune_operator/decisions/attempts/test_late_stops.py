@@ -104,9 +104,13 @@ def test_a_stopped_job_is_told_until_when_it_can_be_resumed(stop: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("end", "state_then"), [("failed", "Pending"), ("succeeded", "Complete")])
-def test_a_pod_that_ended_while_the_operator_was_away_is_paid_until_its_job_ended(end: str, state_then: str) -> None:
-    gone = attempt(ended_since=NOW, **{end: True})
+@pytest.mark.parametrize(
+    ("end", "state_then"), [("failed", "Pending"), ("succeeded", "Complete"), ("suspended", "Queued")]
+)
+def test_a_pod_that_ended_while_the_operator_was_away_is_paid_until_its_job_ended_or_stopped(
+    end: str, state_then: str
+) -> None:
+    gone = attempt(pods_end_by=NOW, queue="gpus", **{end: True})
     world = saying(hour_old(), ConditionType.EVALUATED, artifacts=ARTIFACTS) if end == "succeeded" else hour_old()
 
     plan = reconcile(replace(world, attempts={1: gone}), NOW + 10 * HOUR)
