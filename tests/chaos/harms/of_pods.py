@@ -115,23 +115,24 @@ def change_profile(lane: Lane, job: Job) -> None:
 
 def lose_the_node(lane: Lane, job: Job) -> None:
     """Powers off the second node, where the pods are, and on again once another node does their work."""
-    _off_and_on(lane, lane.scene.outages.power_off, lane.scene.outages.power_on)
+    _off_and_on(lane, job, lane.scene.outages.power_off, lane.scene.outages.power_on)
 
 
 def part_the_node(lane: Lane, job: Job) -> None:
     """Takes the second node, where the pods are, off the network while they go on, and back once another node does
     their work."""
-    _off_and_on(lane, lane.scene.outages.disconnect, lane.scene.outages.connect)
+    _off_and_on(lane, job, lane.scene.outages.disconnect, lane.scene.outages.connect)
 
 
-def _off_and_on(lane: Lane, off: Callable[[str], None], on: Callable[[str], None]) -> None:
-    left = _jobs_on_second_node(lane)
+def _off_and_on(lane: Lane, job: Job, off: Callable[[str], None], on: Callable[[str], None]) -> None:
+    # The pod of the job may run without having told the API server. The node would come back before it is lost.
+    left = [job, *_jobs_on_second_node(lane)]
     lane.later(lambda: on(SECOND_NODE))
     off(SECOND_NODE)
     wait_for("the node to be lost", lambda: _ready(lane, SECOND_NODE), lambda ready: ready != "True", 90)
 
     def all_taken_over() -> bool:
-        left[:] = [job for job in left if not _is_taken_over(job)]
+        left[:] = [each for each in left if not _is_taken_over(each)]
         return not left
 
     # The node comes back while its work is done elsewhere. A node that is parted still has the old pods then.
