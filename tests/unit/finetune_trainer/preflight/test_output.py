@@ -10,14 +10,16 @@ from finetune_trainer.handover.prepared_place import work_prefix
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.preflight.recipe import preflight
+from finetune_trainer.storage import documents
 from finetune_trainer.storage.job_storage import open_storage
 from tests.unit.finetune_trainer.conftest import S3, MakeBundle
 from tests.unit.finetune_trainer.preflight_runs import failure, run
 
 
 def test_an_output_with_another_jobs_results_is_refused_and_its_own_is_not(
-    make_bundle: MakeBundle, tmp_path: Path
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(documents, "WRITING_SECONDS", 0.5)
     job = {"namespace": "team", "name": "tickets", "uid": "u-1"}
     bundle = make_bundle()
     manifest = tmp_path / "output" / "manifest.json"

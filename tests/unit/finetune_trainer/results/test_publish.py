@@ -26,6 +26,7 @@ from finetune_trainer.results.publish import (
     upload_results,
     weights_kept,
 )
+from finetune_trainer.storage import documents
 from finetune_trainer.storage.job_storage import JobStorage, open_storage
 from finetune_trainer.storage.ownership import published
 from finetune_trainer.storage.stores import Stores
@@ -230,7 +231,10 @@ def test_a_pod_that_publishes_twice_keeps_its_first_manifest(make_bundle: MakeBu
 
 
 @pytest.mark.parametrize("found", [b"", b"not json", b"[]", b"{}", b'{"job": {"uid": "uid-2"}}', b'{"job": 7}'])
-def test_the_manifest_of_another_job_occupies_the_place(make_bundle: MakeBundle, found: bytes) -> None:
+def test_the_manifest_of_another_job_occupies_the_place(
+    make_bundle: MakeBundle, found: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "WRITING_SECONDS", 0.5)
     bundle = make_bundle(job=OURS)
     output(bundle).mkdir()
     (output(bundle) / "manifest.json").write_bytes(found)

@@ -69,6 +69,7 @@ class Refusing(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # with 1.0 a client waits a second for leave to send the content
     server: Refusing
 
     def do_PUT(self) -> None:
