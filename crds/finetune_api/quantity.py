@@ -41,5 +41,7 @@ def gibibytes(size: float) -> str:
 def _number(quantity: str) -> Decimal:
     match = QUANTITY.fullmatch(quantity)
     if not match or (match[3] or "") not in UNITS:
-        raise ValueError(f"{quantity!r} is not a Kubernetes quantity: write for example 80Gi or 500m")
+        raise ValueError(
+            f"{quantity!r} is not a Kubernetes quantity: write for example 80Gi for memory or 500m for CPU"
+        )
     return Decimal(match[1] + (match[2] or "")) * UNITS[match[3] or ""]

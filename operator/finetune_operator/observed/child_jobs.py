@@ -22,7 +22,7 @@ class Run:
     """Why the Job failed, if the cause is not a failed pod, for example a deadline that was set on the Job."""
     pods_end_by: datetime | None = None
     """Time at which its pods have ended, also if nobody saw it: when the Job failed or succeeded, or the grace period
-    after it was suspended."""
+    after it was suspended, if it still is."""
     is_gone: bool = False
     """Whether the Job was deleted. It has failed then, and a pod of it can still exist."""
     suspended: bool = False
@@ -107,8 +107,11 @@ class Run:
 def _pods_end_by(job: Object, true: dict[str, Object]) -> datetime | None:
     if ended := true.get("Failed") or true.get("Complete"):
         return _optional_time(ended.get("lastTransitionTime"))
+    spec = job.get("spec", {})
+    if not spec.get("suspend"):
+        return None  # the condition may be of the last stop
     stopped = _optional_time(true.get("Suspended", {}).get("lastTransitionTime"))
-    grace = job.get("spec", {}).get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds", 0)
+    grace = spec.get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds") or 0
     return stopped and stopped + timedelta(seconds=grace)
 
 

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.sizing import CASES, Case, compare
 
 
-@pytest.mark.thorough_for("*-full")
+@pytest.mark.thorough  # two minutes of one processor
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("smollm2-135m-lora", "smollm2-135m-full")], ids=lambda case: case.name
 )

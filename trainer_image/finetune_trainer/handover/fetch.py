@@ -75,9 +75,11 @@ def _fetch(bundle: Bundle, storage: JobStorage, cache: ModelCache, to: Path) -> 
     require_unchanged(storage, uri, pins)  # also whether the job may read the source, before it gets the copy
     key = key_of(uri, files, pins)
     kept = without_card(files)
-    if cached := _cached(cache, key, kept, to):
+    if kept != files:
+        # First: if it fails, no copy of the weights is lost.
         copy_files(storage, uri, {path: size for path, size in files.items() if path not in kept}, to)
-    else:
+    cached = _cached(cache, key, kept, to)
+    if not cached:
         copy_files(storage, uri, files, to, pins)
         _store(cache, key, kept, to)
     return Fetched(key, perf_counter() - started, cached)

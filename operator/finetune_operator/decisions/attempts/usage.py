@@ -48,8 +48,8 @@ def pods_of(record: Attempt, run: Run, has_failed: bool = False) -> dict[str, At
 def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Attempt:
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
-    gone = min(now, run.pods_end_by or now)  # the operator may have been away for hours
-    pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), now, gone)) is not None]
+    found = ((old, present.get(name)) for name, old in known.items())
+    pods = [pod for old, seen in found if (pod := _recorded(old, seen, now, _gone(old, run, now))) is not None]
     shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
     return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record
 
@@ -153,6 +153,14 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime, gone: date
     return AttemptPod(
         name=pod.name, node_name=pod.node_name, start_time=start, completion_time=max(start, end) if end else None
     )
+
+
+def _gone(old: AttemptPod | None, run: Run, now: datetime) -> datetime:
+    """Return the time by which a pod that does not exist any more had ended. The operator may have been away for hours,
+    and the queue may have stopped the Job and started it again."""
+    if old is not None and run.begun is not None and old.start_time < run.begun:
+        return min(now, run.begun)
+    return min(now, run.pods_end_by or now)
 
 
 def has_ended(pod: Pod, now: datetime) -> bool:

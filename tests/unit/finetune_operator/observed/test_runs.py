@@ -204,10 +204,17 @@ def test_a_job_tells_who_suspended_it_and_its_queue() -> None:
     ("condition", "after"), [("Failed", 0), ("Complete", 0), ("Suspended", 120), ("SuccessCriteriaMet", None)]
 )
 def test_the_pods_of_a_job_end_with_it_or_in_the_grace_period_of_a_stop(condition: str, after: int | None) -> None:
-    over = job(template={"spec": {"terminationGracePeriodSeconds": 120}})
+    over = job(template={"spec": {"terminationGracePeriodSeconds": 120}}, suspend=True)
     over["status"]["conditions"] = [{"type": condition, "status": "True", "lastTransitionTime": CREATED}]
 
     assert Run.parse(over).pods_end_by == (None if after is None else NOW + after * SECOND)
+
+
+def test_the_condition_of_a_stop_that_is_over_ends_no_pod() -> None:
+    resumed = job(suspend=False)
+    resumed["status"]["conditions"] = [{"type": "Suspended", "status": "True", "lastTransitionTime": CREATED}]
+
+    assert Run.parse(resumed).pods_end_by is None
 
 
 def test_whoever_made_a_job_did_not_suspend_it() -> None:

@@ -46,7 +46,7 @@ def test_an_amount_of_a_job_that_a_later_version_permits_is_named(field: str, am
 
     assert error is not None
     assert error.startswith(f"spec.compute.{field}: ")
-    assert "write for example 80Gi or 500m" in error
+    assert "write for example 80Gi for memory or 500m for CPU" in error
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,18 @@ def test_a_pod_that_ended_while_the_operator_was_away_is_paid_until_its_job_ende
     assert state(plan) == state_then
 
 
+def test_a_pod_whose_job_was_stopped_and_started_again_while_the_operator_was_away_is_paid_until_the_start() -> None:
+    placed = {"PodScheduled": PodCondition("True", "", "", since=NOW + 9 * HOUR)}
+    second = pod(name="second", started=NOW + 9 * HOUR, conditions=placed)
+    again = attempt(second, queue="gpus", begun=NOW)
+
+    plan = reconcile(replace(hour_old(), attempts={1: again}), NOW + 10 * HOUR)
+
+    first = attempts(plan)[0]["pods"][0]
+    assert (first["startTime"], first["completionTime"]) == ("2026-01-02T02:04:05Z", "2026-01-02T03:04:05Z")
+    assert attempts(plan)[0]["gpuSeconds"] == 3600
+
+
 @pytest.mark.parametrize(("hours", "told"), [(1e6, "1000000"), (123456.5, "123456.5"), (0.5, "0.5")])
 def test_a_budget_is_told_with_all_its_digits(hours: float, told: str) -> None:
     policy = RunPolicy(budget=Budget(gpu_hours=hours))
