@@ -59,6 +59,7 @@ class Job:
     gpu_type: str | None = None
     begun: datetime | None = None
     ended_since: datetime | None = None
+    stopped_since: datetime | None = None
     retries: int = 0
     """How often Kubernetes repeats a pod that failed."""
 
@@ -151,7 +152,7 @@ class Cluster:
             queue="gpus",
             gpu_type=job.gpu_type,
             begun=job.begun,
-            pods_end_by=job.ended_since,
+            pods_end_by=job.ended_since or (job.stopped_since + GRACE if job.suspended and job.stopped_since else None),
         )
         return run.with_pods(self._seen(job.pods))
 
@@ -343,7 +344,7 @@ class Cluster:
                     self.vanish(pod)
 
     def suspend(self, job: Job) -> None:
-        job.suspended = True
+        job.suspended, job.stopped_since = True, self.now
         for pod in list(job.pods):
             if pod.started and not pod.is_over:
                 self.ask_to_stop(pod)
