@@ -3,18 +3,23 @@
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
 
 from finetune_api.reasons import FailureReason
+from finetune_trainer.evaluation import scoring
+from finetune_trainer.model.row_losses import row_losses
 from finetune_trainer.pod.failure import TrainerFailure
 from finetune_trainer.pod.status.status_writer import StatusWriter
 from finetune_trainer.storage.job_storage import open_storage
 from finetune_trainer.train import recipe as module
 from finetune_trainer.train.recipe import train
+from finetune_trainer.training import validation
 from tests.integration.finetune_trainer.trainings import applied, prepare, run
 from tests.unit.finetune_trainer.conftest import MakeBundle, write_rows
+from tests.unit.finetune_trainer.preflight_runs import with_dataset
 
 
 def labelled_rows(count: int) -> list[dict[str, str]]:
@@ -66,6 +71,28 @@ def test_a_failed_gate_fails_the_job_and_keeps_its_results_marked(
     monkeypatch.setattr(module, "recipe", lambda *_: pytest.fail("it trained again"))
     with pytest.raises(TrainerFailure, match="ExactMatch is 0"):
         train(bundle, open_storage(bundle), StatusWriter(None, "attempt-1"), attempt=1)
+
+
+def test_after_an_attempt_without_enough_memory_every_measurement_has_half_the_tokens(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base model, the validation rows, the tuned and the merged model: each could run out of memory again."""
+    asked: dict[str, set[int]] = {}
+    for measures in (scoring, validation):
+
+        def spied(model: Any, rows: Any, tokens: int, of: str = measures.__name__) -> Any:
+            asked.setdefault(of, set()).add(tokens)
+            return row_losses(model, rows, tokens)
+
+        monkeypatch.setattr(measures, "row_losses", spied)
+    bundle = with_dataset(
+        make_bundle(output={"uri": str(tmp_path / "output"), "merge": True}), split={"validation": 0.2}
+    )
+    whole = prepare(bundle).resolved.micro_batch_tokens
+
+    train(bundle, open_storage(bundle), StatusWriter(None, "attempt-2"), attempt=2, halvings=1)
+
+    assert asked == {scoring.__name__: {whole // 2}, validation.__name__: {whole // 2}}
 
 
 def test_a_test_set_that_occurs_in_the_training_data_is_not_called_better(
