@@ -5,11 +5,12 @@ import pytest
 
 from benchmarks.sizing import CASES, Case, compare
 
+SHORT = Case("smollm2-135m", "LoRA", 64)
+LONG = [case for case in CASES if case.name in ("smollm2-135m-lora", "smollm2-135m-full")]
 
-@pytest.mark.thorough  # two minutes of one processor
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name in ("smollm2-135m-lora", "smollm2-135m-full")], ids=lambda case: case.name
-)
+
+@pytest.mark.thorough_for("*-256")
+@pytest.mark.parametrize("case", [SHORT, *LONG], ids=lambda case: f"{case.name}-{case.tokens}")
 def test_predicted_memory_is_within_15_percent_of_what_the_kernel_counts(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
