@@ -9,6 +9,9 @@ from finetune_operator.observed import gangs
 from finetune_operator.observed.causes.workloads import Hold
 from finetune_operator.observed.facts.pods import Object, Pod
 
+RESUMED = timedelta(seconds=60)
+"""The controller of a resumed Job creates its pods before it writes startTime, so a pod can have its node earlier."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -7,13 +7,11 @@ from datetime import datetime, timedelta
 
 from finetune_api.status.attempts import Attempt, AttemptPod
 from finetune_operator.observed.causes import remedies
-from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.child_jobs import RESUMED, Run
 from finetune_operator.observed.standing import Standing
 
 LIMIT = timedelta(minutes=10)
 """An autoscaler may need this long to add a node."""
-RESUMED = timedelta(seconds=60)
-"""The controller of a resumed Job creates its pods before it writes startTime, so a pod can have its node earlier."""
 
 
 def has_gathered(record: Attempt, run: Run) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from finetune_api.status.attempts import RECORDED_PODS, Attempt, AttemptPod
 from finetune_api.status.job import FineTuneJobStatus
-from finetune_operator.observed.child_jobs import Run
+from finetune_operator.observed.child_jobs import RESUMED, Run
 from finetune_operator.observed.facts.lost import lost_at
 from finetune_operator.observed.facts.pods import Pod
 
@@ -158,7 +158,7 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime, gone: date
 def _gone(old: AttemptPod | None, run: Run, now: datetime) -> datetime:
     """Return the time by which a pod that does not exist any more had ended. The operator may have been away for hours,
     and the queue may have stopped the Job and started it again."""
-    if old is not None and run.begun is not None and old.start_time < run.begun:
+    if old is not None and run.begun is not None and old.start_time < run.begun - RESUMED:
         return min(now, run.begun)
     return min(now, run.pods_end_by or now)
 

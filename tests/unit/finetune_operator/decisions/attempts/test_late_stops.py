@@ -132,6 +132,15 @@ def test_a_pod_whose_job_was_stopped_and_started_again_while_the_operator_was_aw
     assert attempts(plan)[0]["gpuSeconds"] == 3600
 
 
+def test_a_pod_that_has_its_node_before_its_resumed_job_says_so_is_of_this_life() -> None:
+    """The Job controller creates the pods of a resumed Job before it writes startTime."""
+    gone = attempt(queue="gpus", begun=NOW - HOUR + timedelta(seconds=5), pods_end_by=NOW, failed=True)
+
+    plan = reconcile(replace(hour_old(), attempts={1: gone}), NOW + 10 * HOUR)
+
+    assert attempts(plan)[0]["gpuSeconds"] == 3600
+
+
 @pytest.mark.parametrize(("hours", "told"), [(1e6, "1000000"), (123456.5, "123456.5"), (0.5, "0.5")])
 def test_a_budget_is_told_with_all_its_digits(hours: float, told: str) -> None:
     policy = RunPolicy(budget=Budget(gpu_hours=hours))
