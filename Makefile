@@ -63,7 +63,7 @@ PYTEST := .venv/bin/pytest -m '$(ORDINARY)'
 IN_PARALLEL := --numprocesses logical --dist worksteal
 
 .PHONY: test
-test: verify unit ## style and types, then the three levels of tests (about 38 minutes on two cores)
+test: verify unit ## style and types, then the three levels of tests (about 40 minutes on two cores)
 	@echo "integration and e2e: whole trainings of tiny models; then the whole local cluster, and beside it an API server"
 	@$(PYTHON) -m devcluster build --kueue  # here rather than in a fixture, where nobody would see it working
 	@$(MAKE) --no-print-directory trainings  # alone, because they keep all cores busy

@@ -48,8 +48,7 @@ def pods_of(record: Attempt, run: Run, has_failed: bool = False) -> dict[str, At
 def with_pods(record: Attempt, run: Run, has_failed: bool, now: datetime) -> Attempt:
     """Return the record with its pods as they are now. `has_failed`: as for `pods_of`."""
     present, known = {pod.name: pod for pod in run.pods}, pods_of(record, run, has_failed)
-    found = ((old, present.get(name)) for name, old in known.items())
-    pods = [pod for old, seen in found if (pod := _recorded(old, seen, now, _gone(old, run, now))) is not None]
+    pods = [pod for name, old in known.items() if (pod := _recorded(old, present.get(name), run, now)) is not None]
     shown = run.pod.name if run.pod and run.nodes > 1 and record.reason is None else record.pod_name
     return _with(record, pods, known, shown if run.nodes > 1 else None) if pods else record
 
@@ -66,8 +65,9 @@ def closed(record: Attempt, now: datetime) -> Attempt:
     """Return the record of an attempt of a job that ends now: nobody will look at its pods again."""
     if not is_held(record):
         return record
-    known = pods_of(record, Run(record.name, created=now))
-    pods = [_recorded(old, None, now, now) for old in known.values()]
+    run = Run(record.name, created=now)
+    known = pods_of(record, run)
+    pods = [_recorded(old, None, run, now) for old in known.values()]
     return _with(record, [pod for pod in pods if pod is not None], known, record.pod_name)
 
 
@@ -136,14 +136,13 @@ def _counts(pod: Pod, has_failed: bool = False) -> bool:
     return pod.held_since is not None and is_settled
 
 
-def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime, gone: datetime) -> AttemptPod | None:
-    """Return the record of one pod. The end of a pod that is lost is the time at which this is noticed. `gone`: the end
-    of a pod that does not exist any more."""
+def _recorded(old: AttemptPod | None, pod: Pod | None, run: Run, now: datetime) -> AttemptPod | None:
+    """Return the record of one pod. The end of a pod that is lost is the time at which this is noticed. `pod`: None if
+    it does not exist any more."""
     if old is not None and old.completion_time is not None:
         return old
     if pod is None:
-        # The clock of another node, on which the operator was started again, may be behind.
-        return old.model_copy(update={"completion_time": max(old.start_time, gone)}) if old else None
+        return old.model_copy(update={"completion_time": _gone_by(old, run, now)}) if old else None
     # A kubelet that refuses a pod after its node was restarted deletes all conditions and states of containers.
     start = old.start_time if old else pod.held_since
     if start is None:
@@ -155,12 +154,13 @@ def _recorded(old: AttemptPod | None, pod: Pod | None, now: datetime, gone: date
     )
 
 
-def _gone(old: AttemptPod | None, run: Run, now: datetime) -> datetime:
+def _gone_by(old: AttemptPod, run: Run, now: datetime) -> datetime:
     """Return the time by which a pod that does not exist any more had ended. The operator may have been away for hours,
     and the queue may have stopped the Job and started it again."""
-    if old is not None and run.begun is not None and old.start_time < run.begun - RESUMED:
-        return min(now, run.begun)
-    return min(now, run.pods_end_by or now)
+    is_of_earlier_life = run.begun is not None and old.start_time < run.begun - RESUMED
+    end = run.begun if is_of_earlier_life else run.pods_end_by
+    # The clock of another node, on which the operator was started again, may be behind.
+    return max(old.start_time, min(now, end or now))
 
 
 def has_ended(pod: Pod, now: datetime) -> bool:

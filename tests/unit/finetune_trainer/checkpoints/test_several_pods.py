@@ -130,7 +130,7 @@ def newest(store: CheckpointStore, into: Path) -> tuple[Found | None, list[str]]
     return store.newest(into / "checkpoints", lambda words: words.decode() or None, lambda path, words: None)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), attempts=st.lists(st.integers(1, 3), min_size=2, max_size=3).map(sorted))
 def test_the_newest_whole_checkpoint_is_found_whatever_several_pods_do(data: Any, attempts: list[int]) -> None:
     with TemporaryDirectory() as folder:
